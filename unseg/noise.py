@@ -1,0 +1,78 @@
+"""From unit noise to a protected image: the one composition of training and generation."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+GREY_LEVELS = 255
+"""Budgets are given in 8-bit grey levels (`epsilon=8` means 8/255) and converted here alone."""
+
+
+def upsample_noise(noise: Tensor, size: tuple[int, int]) -> Tensor:
+    """Noise at an image's own size.
+
+    The generator sees the image padded at bottom and right to a square, so its noise grid spans
+    that square: it is upsampled to the side max(H, W) and cropped (SPEC section 5).
+
+    Args:
+        noise: (B, C, n, n) in [-1, 1], the generator's grid.
+        size: (H, W) of the image.
+
+    Returns:
+        (B, C, H, W), same range.
+    """
+    height, width = size
+    side = max(height, width)
+    if noise.shape[-2:] != (side, side):
+        noise = F.interpolate(noise, (side, side), mode="bilinear", align_corners=False)
+    return noise[..., :height, :width]
+
+
+def noise_budget(region: Tensor, *, epsilon: float, epsilon_bg: float) -> Tensor:
+    """Per-pixel bound on the perturbation (paper, section 3.3; SPEC section 4).
+
+    Args:
+        region: (B, 1, H, W) in [0, 1], 1 inside the protected object.
+        epsilon: bound inside, in 8-bit grey levels.
+        epsilon_bg: bound outside, in 8-bit grey levels.
+
+    Returns:
+        (B, 1, H, W) in units of an image in [0, 1].
+    """
+    return (epsilon * region + epsilon_bg * (1 - region)) / GREY_LEVELS
+
+
+def compose(
+    image: Tensor,
+    noise: Tensor,
+    *,
+    region: Tensor,
+    epsilon: float = 8,
+    epsilon_bg: float = 2,
+) -> Tensor:
+    """Protected image: `clip(image + budget * noise, 0, 1)`, unquantised.
+
+    Args:
+        image: (B, C, H, W) float in [0, 1].
+        noise: (B, C, n, n) in [-1, 1], on the grid of the square of side max(H, W).
+        region: (B, 1, H, W) in [0, 1], 1 inside the protected object.
+        epsilon: bound inside the region, in 8-bit grey levels (8 means 8/255).
+        epsilon_bg: bound outside, in 8-bit grey levels.
+
+    Returns:
+        (B, C, H, W) float in [0, 1]. The last step before a file is `torch.round(255 * protected)`.
+
+    Raises:
+        ValueError: the region has another height or width than the image.
+    """
+    if region.shape[-2:] != image.shape[-2:]:
+        raise ValueError(
+            f"region is {tuple(region.shape[-2:])} (H, W) but the image is "
+            f"{tuple(image.shape[-2:])}; bring both to one frame"
+        )
+    budget = noise_budget(region, epsilon=epsilon, epsilon_bg=epsilon_bg)
+    height, width = image.shape[-2:]
+    perturbation = budget * upsample_noise(noise, (height, width))
+    return torch.clamp(image + perturbation, 0, 1)
