@@ -1,0 +1,192 @@
+"""Model sizes, and the two functions that build the players. Nothing here reads a file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import get_args
+
+from unseg.models.encoder import ImageEncoder
+from unseg.models.generator import Generator, NoiseChannels
+from unseg.models.noise_decoder import NoiseDecoder, NoiseReadout, SingleMaskDecoder
+from unseg.models.prompt_encoder import BatchPromptEncoder
+from unseg.models.surrogate import ResNetEncoder, Surrogate
+from unseg.utils.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class SizeSpec:
+    """Dimensions of a model size; the defaults are Segment Anything's.
+
+    Attributes:
+        embed_dim: width of the encoder's tokens.
+        depth: encoder blocks.
+        num_heads: attention heads of an encoder block.
+        global_attn_indexes: blocks with global attention; the others use windows.
+        window_size: side of a window in tokens.
+        patch_size: side of a patch in pixels.
+        image_size: the generator's usual input side; the surrogate's is half of it.
+        decoder_dim: width of embedding, prompts and decoder.
+        decoder_heads: attention heads of the decoder.
+        decoder_mlp_dim: hidden width of the decoder's token MLPs.
+    """
+
+    embed_dim: int
+    depth: int
+    num_heads: int
+    global_attn_indexes: tuple[int, ...]
+    window_size: int = 14
+    patch_size: int = 16
+    image_size: int = 1024
+    decoder_dim: int = 256
+    decoder_heads: int = 8
+    decoder_mlp_dim: int = 2048
+
+
+SIZES: dict[str, SizeSpec] = {
+    # The window does not divide the grid of 16, so that even the smallest model pads its windows.
+    "tiny": SizeSpec(
+        embed_dim=96,
+        depth=3,
+        num_heads=3,
+        global_attn_indexes=(1, 2),
+        window_size=7,
+        patch_size=8,
+        image_size=128,
+        decoder_dim=64,
+        decoder_heads=4,
+        decoder_mlp_dim=512,
+    ),
+    "small": SizeSpec(
+        embed_dim=384,
+        depth=6,
+        num_heads=6,
+        global_attn_indexes=(2, 5),
+        window_size=8,
+        image_size=512,
+        decoder_dim=128,
+        decoder_mlp_dim=1024,
+    ),
+    "vit_b": SizeSpec(embed_dim=768, depth=12, num_heads=12, global_attn_indexes=(2, 5, 8, 11)),
+    "vit_l": SizeSpec(embed_dim=1024, depth=24, num_heads=16, global_attn_indexes=(5, 11, 17, 23)),
+    "vit_h": SizeSpec(embed_dim=1280, depth=32, num_heads=16, global_attn_indexes=(7, 15, 23, 31)),
+}
+
+RESNET50 = "resnet50"
+"""Surrogate of the paper's ablation: a ResNet-50 with the prompt encoder and decoder of `vit_b`."""
+
+
+def build_generator(
+    size: str = "vit_b",
+    image_size: int | None = None,
+    noise_readout: NoiseReadout = "noise_tokens",
+    *,
+    noise_channels: NoiseChannels = "rgb",
+    train_encoder: bool = False,
+) -> Generator:
+    """Randomly initialised generator, drawn from torch's global generator.
+
+    Args:
+        size: a key of `SIZES`.
+        image_size: side of the square input, a multiple of the patch; None is the size's own
+            (1024 for `vit_b`).
+        noise_readout: `noise_tokens`, or `official` for the released weights.
+        noise_channels: `rgb`, or `luma` for the same noise in all colours.
+        train_encoder: train the image encoder as well as the noise branches.
+
+    Raises:
+        UserError: there is no such size or option, or the image size does not suit the patch.
+    """
+    spec = _spec(size, SIZES)
+    image_size = _checked_image_size(size, image_size, spec.image_size, spec.patch_size)
+    for name, value, choices in (
+        ("noise_readout", noise_readout, get_args(NoiseReadout)),
+        ("noise_channels", noise_channels, get_args(NoiseChannels)),
+    ):
+        if value not in choices:
+            raise UserError(f"{name}={value!r}: choose from {', '.join(choices)}")
+    return Generator(
+        image_encoder=_image_encoder(spec, image_size),
+        prompt_encoder=_prompt_encoder(spec, image_size),
+        mask_decoder=NoiseDecoder(
+            dim=spec.decoder_dim,
+            num_heads=spec.decoder_heads,
+            mlp_dim=spec.decoder_mlp_dim,
+            vit_dim=spec.embed_dim,
+        ),
+        size=size,
+        noise_readout=noise_readout,
+        noise_channels=noise_channels,
+        train_encoder=train_encoder,
+    )
+
+
+def build_surrogate(size: str = "vit_b", image_size: int | None = None) -> Surrogate:
+    """Randomly initialised surrogate, drawn from torch's global generator.
+
+    Args:
+        size: a key of `SIZES`, or `resnet50`.
+        image_size: side of the square input, a multiple of the patch; None is half of the
+            generator's (512 for `vit_b`).
+
+    Raises:
+        UserError: there is no such size, or the image size does not suit the patch.
+    """
+    spec = _spec(size, {**SIZES, RESNET50: SIZES["vit_b"]})
+    image_size = _checked_image_size(size, image_size, spec.image_size // 2, spec.patch_size)
+    is_resnet = size == RESNET50
+    return Surrogate(
+        image_encoder=(
+            ResNetEncoder(out_dim=spec.decoder_dim)
+            if is_resnet
+            else _image_encoder(spec, image_size)
+        ),
+        prompt_encoder=_prompt_encoder(spec, image_size),
+        mask_decoder=SingleMaskDecoder(
+            dim=spec.decoder_dim, num_heads=spec.decoder_heads, mlp_dim=spec.decoder_mlp_dim
+        ),
+        size=size,
+    )
+
+
+def _spec(size: str, choices: dict[str, SizeSpec]) -> SizeSpec:
+    if size not in choices:
+        raise UserError(f"model size {size!r}: choose from {', '.join(choices)}")
+    return choices[size]
+
+
+def _checked_image_size(size: str, image_size: int | None, default: int, patch: int) -> int:
+    """The image size asked for, or the default; refused unless it is a multiple of the patch."""
+    if image_size is None:
+        return default
+    if isinstance(image_size, bool) or not isinstance(image_size, int):
+        raise UserError(f"image_size={image_size!r}: must be a whole number of pixels")
+    if image_size < patch or image_size % patch:
+        nearest = max(1, round(image_size / patch)) * patch
+        raise UserError(
+            f"image_size={image_size}: {size} cuts images into patches of {patch} x {patch}, "
+            f"so the side must be a multiple of {patch}; use {nearest}"
+        )
+    return image_size
+
+
+def _image_encoder(spec: SizeSpec, image_size: int) -> ImageEncoder:
+    return ImageEncoder(
+        image_size=image_size,
+        patch_size=spec.patch_size,
+        embed_dim=spec.embed_dim,
+        depth=spec.depth,
+        num_heads=spec.num_heads,
+        window_size=spec.window_size,
+        global_attn_indexes=spec.global_attn_indexes,
+        out_dim=spec.decoder_dim,
+    )
+
+
+def _prompt_encoder(spec: SizeSpec, image_size: int) -> BatchPromptEncoder:
+    grid = image_size // spec.patch_size
+    return BatchPromptEncoder(
+        embed_dim=spec.decoder_dim,
+        image_embedding_size=(grid, grid),
+        input_image_size=(image_size, image_size),
+        mask_in_chans=16,
+    )

@@ -1,0 +1,178 @@
+"""Segment Anything's image encoder, with its early tokens and faster exact attention."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from segment_anything.modeling import ImageEncoderViT
+from segment_anything.modeling.image_encoder import Block, window_partition, window_unpartition
+from torch import Tensor, nn
+
+from unseg.models.attention import Backend, attention
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class ImageNetNormalise(nn.Module):
+    """`(image - mean) / std` with ImageNet's statistics; holds no entry of a state dict.
+
+    The image arrives already padded, so its black border becomes -mean/std here (SPEC, top).
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Normalised copy of (B, 3, H, W) images in [0, 1]."""
+        return (image - self.mean) / self.std
+
+
+class EncoderOutput(NamedTuple):
+    """What the players use of an encoder.
+
+    Attributes:
+        embedding: (B, out_dim, g, g), after the neck.
+        early_tokens: (B, g, g, embed_dim), after the first global block with its MLP, before the
+            neck. None for an encoder without such a block.
+    """
+
+    embedding: Tensor
+    early_tokens: Tensor | None
+
+
+class ImageEncoder(ImageEncoderViT):
+    """ViT image encoder that also returns the tokens after its first global block.
+
+    Names and shapes of its state are `segment_anything`'s. A fresh position embedding is a
+    truncated normal of deviation 0.02, as in the ViT papers: `segment_anything` leaves it at zero
+    because it always loads weights, and a model trained from scratch would not know where its
+    tokens lie. Relative positions start at zero and everything else at torch's defaults, as there.
+
+    Args:
+        image_size: side of the square input, a multiple of `patch_size`.
+        patch_size: side of a patch.
+        embed_dim: width of the tokens.
+        depth: number of blocks.
+        num_heads: attention heads of each block.
+        window_size: side of the attention windows, in tokens.
+        global_attn_indexes: blocks that attend over the whole image.
+        out_dim: channels after the neck.
+    """
+
+    attention_backend: Backend | None = None
+    """Forces a back-end of `attention` (benchmarks, tests); None picks by device."""
+
+    def __init__(
+        self,
+        *,
+        image_size: int,
+        patch_size: int,
+        embed_dim: int,
+        depth: int,
+        num_heads: int,
+        window_size: int,
+        global_attn_indexes: Sequence[int],
+        out_dim: int,
+    ) -> None:
+        super().__init__(
+            img_size=image_size,
+            patch_size=patch_size,
+            embed_dim=embed_dim,
+            depth=depth,
+            num_heads=num_heads,
+            out_chans=out_dim,
+            norm_layer=partial(nn.LayerNorm, eps=1e-6),
+            use_rel_pos=True,
+            window_size=window_size,
+            global_attn_indexes=tuple(global_attn_indexes),
+        )
+        self.first_global = min(global_attn_indexes)
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+
+    def forward(self, x: Tensor) -> EncoderOutput:
+        """Embedding and early tokens of normalised images (B, 3, S, S)."""
+        tokens, early_tokens = self.forward_tokens(x)
+        return EncoderOutput(self.neck(tokens.permute(0, 3, 1, 2)), early_tokens)
+
+    def forward_tokens(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens after the last block and after the first global one, both (B, g, g, embed_dim)."""
+        tokens = self.patch_embed(x) + self.pos_embed
+        early_tokens = tokens
+        for index, block in enumerate(self.blocks):
+            tokens = tokens + block_attention(block, tokens, backend=self.attention_backend)
+            tokens = tokens + block.mlp(block.norm2(tokens))
+            if index == self.first_global:
+                early_tokens = tokens
+        return tokens, early_tokens
+
+
+def block_attention(block: Block, tokens: Tensor, *, backend: Backend | None = None) -> Tensor:
+    """Attention branch of an encoder block, before its residual.
+
+    Queries, keys and values are projected before the tokens are cut into windows, so padding costs
+    no projection. A padded token is zero, hence its projection is the bias alone; it does take
+    part in the softmax, as in `segment_anything`.
+
+    Args:
+        block: block of `segment_anything`'s encoder; `window_size` 0 means global attention.
+        tokens: (B, h, w, C).
+        backend: see `attention`.
+
+    Returns:
+        (B, h, w, C).
+    """
+    height, width = tokens.shape[1:3]
+    layer, window = block.attn, block.window_size
+    qkv = layer.qkv(block.norm1(tokens))
+    grid = padded = (height, width)
+    if window > 0:
+        grid = (window, window)
+        padded = (height + -height % window, width + -width % window)
+        qkv, _ = window_partition(_pad_with_bias(qkv, layer.qkv.bias, padded), window)
+    qkv = qkv.reshape(len(qkv), grid[0] * grid[1], 3, layer.num_heads, -1)
+    q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+    out = attention(
+        q, k, v, rel_pos_h=layer.rel_pos_h, rel_pos_w=layer.rel_pos_w, grid=grid, backend=backend
+    )
+    out = out.transpose(1, 2).reshape(len(qkv), *grid, -1)
+    if window > 0:
+        # The output projection too is spared the padding: it comes after the windows are undone.
+        out = window_unpartition(out, window, padded, (height, width))
+    return layer.proj(out)
+
+
+def _pad_with_bias(qkv: Tensor, bias: Tensor, size: tuple[int, int]) -> Tensor:
+    """Projections (B, h, w, 3C), padded at bottom and right with those of a zero token."""
+    height, width = qkv.shape[1:3]
+    if size == (height, width):
+        return qkv
+    padded = bias.to(qkv.dtype).expand(len(qkv), *size, -1).clone()
+    padded[:, :height, :width] = qkv
+    return padded
+
+
+def resample_pos_embed(pos_embed: Tensor, grid: int) -> Tensor:
+    """Position embedding for another grid, resampled bicubically (SPEC section 3).
+
+    Args:
+        pos_embed: (1, h, w, C).
+        grid: tokens per side wanted.
+
+    Returns:
+        (1, grid, grid, C); the argument itself where it already fits.
+    """
+    if pos_embed.shape[1:3] == (grid, grid):
+        return pos_embed
+    channels_first = pos_embed.permute(0, 3, 1, 2).float()
+    resampled = F.interpolate(channels_first, (grid, grid), mode="bicubic", align_corners=False)
+    return resampled.permute(0, 2, 3, 1)
