@@ -19,7 +19,7 @@ class DataConfig:
     """Which image and mask pairs to learn from."""
 
     source: Literal["hqseg44k", "lists", "synthetic"]
-    """HQSeg-44K in its published folders, files of `image<TAB>mask` lines, or the embedded scenes."""
+    """HQSeg-44K in its published folders, files of `image<TAB>mask` lines, or embedded scenes."""
     root: str = "data"
     """Folder that HQSeg-44K's parts, or the paths in the lists, lie in."""
     train_lists: tuple[str, ...] = ()
@@ -255,6 +255,10 @@ class TrainConfig:
     """All random draws derive from it."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda` or `cuda:N`."""
+    resume: bool = False
+    """Insist on continuing: fail where there is no checkpoint. Runs continue by themselves."""
+    resume_from: str | None = None
+    """Checkpoint to continue from where the run directory has none of its own."""
     data: DataConfig
     """Training and validation pairs."""
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
@@ -290,6 +294,8 @@ class TrainConfig:
 NOT_METHOD = (
     "name",
     "device",
+    "resume",
+    "resume_from",
     "output",
     "validate",
     "data.root",

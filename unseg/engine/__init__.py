@@ -1,0 +1,1 @@
+"""Training: the bilevel game, its loop, its checkpoints and how it is watched."""
