@@ -96,7 +96,7 @@ def straight_through(function: Callable[..., Tensor], image: Tensor, *args: Any)
     on average (Bengio et al., 2013).
     """
     with torch.no_grad():
-        changed = function(image, *args)
+        changed: Tensor = function(image, *args)
     return image + (changed - image).detach()
 
 

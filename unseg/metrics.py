@@ -175,15 +175,16 @@ class ConfusionMatrix:
         return float(self.matrix.diag().sum() / self.matrix.sum().clamp(min=1))
 
 
-def background_mean_iou(class_pixels: Tensor) -> float:
-    """Mean IoU of the trivial predictor that calls everything background (class 0).
+def constant_prediction(class_pixels: Tensor, predicted: int) -> ConfusionMatrix:
+    """Confusion matrix of the trivial predictor that calls every pixel `predicted`.
 
     Args:
-        class_pixels: (C,) number of pixels of each class in the test set, void left out.
+        class_pixels: (C,) int64, pixels of each class in the test set, void left out.
+        predicted: the class it always answers; background, or the most frequent one.
     """
-    present = class_pixels > 0
-    num_counted = int(present[1:].sum()) + 1
-    return float(class_pixels[0] / class_pixels.sum().clamp(min=1)) / num_counted
+    counts = ConfusionMatrix(len(class_pixels))
+    counts.matrix[:, predicted] = class_pixels
+    return counts
 
 
 def protection(clean: float, protected: float, *, floor: float = 0.0) -> float:

@@ -1,0 +1,3 @@
+"""Typed configuration of an evaluation grid (`unseg evaluate CONFIG`)."""
+
+from __future__ import annotations

@@ -1,0 +1,222 @@
+"""The registry of victims: which networks are trained on protected pictures, by name.
+
+Every entry has a real size and a tiny one for the CPU, and a width factor, so that "larger" can be
+tried without downloads. Libraries are imported where a network is built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from unseg.utils.errors import UserError
+from unseg.victims.networks import DeepLabV1, PlainUNet, Victim
+from unseg.victims.weights import load_weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What a builder is asked for.
+
+    Attributes:
+        num_classes: channels of the logits.
+        tiny: the small version for the CPU.
+        width: factor on the channels (see each builder for which).
+        pretrained: initialise the encoder from the library's own weights (may download).
+        encoder: another encoder of the same library, by its name there.
+    """
+
+    num_classes: int
+    tiny: bool = False
+    width: float = 1.0
+    pretrained: bool = False
+    encoder: str | None = None
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One victim.
+
+    Attributes:
+        build: makes the network.
+        title: what tables call it.
+        divisor: input sides are padded to multiples of it.
+        has_library_weights: whether `weights: library` means something.
+    """
+
+    build: Callable[[Request], nn.Module]
+    title: str
+    divisor: int = 32
+    has_library_weights: bool = True
+
+
+def _scaled(channels: tuple[int, ...], width: float, *, multiple: int = 1) -> tuple[int, ...]:
+    return tuple(max(multiple, round(c * width / multiple) * multiple) for c in channels)
+
+
+def _plain_unet(request: Request) -> nn.Module:
+    """Width scales every layer."""
+    channels = (8, 16, 32) if request.tiny else (16, 32, 64, 128)
+    return PlainUNet(request.num_classes, _scaled(channels, request.width))
+
+
+def _smp_decoder(request: Request) -> tuple[int, ...]:
+    channels = (64, 48, 32, 24, 16) if request.tiny else (256, 128, 64, 32, 16)
+    return _scaled(channels, request.width, multiple=4)
+
+
+def _smp(name: str, *, encoder: str, tiny_encoder: str) -> Callable[[Request], nn.Module]:
+    """A network of segmentation_models_pytorch. Width scales the decoder, `encoder` the rest."""
+
+    def build(request: Request) -> nn.Module:
+        import segmentation_models_pytorch as smp
+
+        default = tiny_encoder if request.tiny else encoder
+        arguments: dict[str, Any] = {
+            "encoder_name": request.encoder or default,
+            "encoder_weights": "imagenet" if request.pretrained else None,
+            "classes": request.num_classes,
+        }
+        if name == "DeepLabV3":
+            channels = (32,) if request.tiny else (256,)
+            arguments["decoder_channels"] = _scaled(channels, request.width, multiple=4)[0]
+            # At the usual rates a small feature map sees only the centre of each kernel.
+            arguments["decoder_atrous_rates"] = (2, 4, 6) if request.tiny else (12, 24, 36)
+        else:
+            arguments["decoder_channels"] = _smp_decoder(request)
+        return getattr(smp, name)(**arguments)
+
+    return build
+
+
+def _deeplabv1(request: Request) -> nn.Module:
+    """Width scales every layer; the tiny version has batch normalisation."""
+    width = request.width / 8 if request.tiny else request.width
+    return DeepLabV1(
+        request.num_classes, width=width, batch_norm=request.tiny, pretrained=request.pretrained
+    )
+
+
+SEGFORMERS = {
+    "tiny": ((1, 1, 1, 1), (16, 32, 48, 64), 64),
+    "b0": ((2, 2, 2, 2), (32, 64, 160, 256), 256),
+    "b2": ((3, 4, 6, 3), (64, 128, 320, 512), 768),
+}
+"""Blocks of each stage, width of each stage, width of the decoder."""
+
+
+def _segformer(size: str) -> Callable[[Request], nn.Module]:
+    """SegFormer of transformers. Width scales every stage and the decoder."""
+
+    def build(request: Request) -> nn.Module:
+        from transformers import SegformerConfig, SegformerForSemanticSegmentation
+
+        if request.pretrained:
+            return SegformerForSemanticSegmentation.from_pretrained(
+                request.encoder or f"nvidia/mit-{size}", num_labels=request.num_classes
+            )
+        depths, channels, decoder = SEGFORMERS["tiny" if request.tiny else size]
+        heads = (1, 2, 4, 8) if request.tiny else (1, 2, 5, 8)
+        sizes = [_scaled((c,), request.width, multiple=h)[0] for c, h in zip(channels, heads)]  # noqa: B905
+        config = SegformerConfig(
+            depths=list(depths),
+            hidden_sizes=sizes,
+            num_attention_heads=list(heads),
+            decoder_hidden_size=_scaled((decoder,), request.width)[0],
+            num_labels=request.num_classes,
+        )
+        return SegformerForSemanticSegmentation(config)
+
+    return build
+
+
+def _unetplusplus(encoder: str, tiny_encoder: str) -> Callable[[Request], nn.Module]:
+    return _smp("UnetPlusPlus", encoder=encoder, tiny_encoder=tiny_encoder)
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "unet_plain": Architecture(_plain_unet, "U-Net (plain)", 8, has_library_weights=False),
+    "unet": Architecture(
+        _smp("Unet", encoder="resnet34", tiny_encoder="resnet18"), "U-Net (ResNet-34)"
+    ),
+    "unetplusplus_resnet50": Architecture(
+        _unetplusplus("resnet50", "resnet18"), "UNet++ (ResNet-50)"
+    ),
+    "unetplusplus_densenet169": Architecture(
+        _unetplusplus("densenet169", "densenet121"), "UNet++ (DenseNet-169)"
+    ),
+    "unetplusplus_efficientnet_b6": Architecture(
+        _unetplusplus("efficientnet-b6", "efficientnet-b0"), "UNet++ (EfficientNet-B6)"
+    ),
+    "unetplusplus_res2net50": Architecture(
+        _unetplusplus("tu-res2net50_26w_4s", "tu-res2net50_26w_4s"), "UNet++ (Res2Net-50)"
+    ),
+    "unetplusplus_regnetx": Architecture(
+        _unetplusplus("tu-regnetx_064", "tu-regnetx_002"), "UNet++ (RegNetX-6.4GF)"
+    ),
+    "deeplabv1_vgg16": Architecture(_deeplabv1, "DeepLabV1 (VGG16 large-FOV)", 8),
+    "deeplabv3_resnet50": Architecture(
+        _smp("DeepLabV3", encoder="resnet50", tiny_encoder="resnet18"), "DeepLabV3 (ResNet-50)", 8
+    ),
+    "deeplabv3_resnet101": Architecture(
+        _smp("DeepLabV3", encoder="resnet101", tiny_encoder="resnet34"), "DeepLabV3 (ResNet-101)", 8
+    ),
+    "segformer_b0": Architecture(_segformer("b0"), "SegFormer-B0"),
+    "segformer_b2": Architecture(_segformer("b2"), "SegFormer-B2"),
+}
+"""`arch` of a victim's configuration -> how it is built."""
+
+
+def build_victim(
+    arch: str,
+    *,
+    num_classes: int,
+    tiny: bool = False,
+    width: float = 1.0,
+    encoder: str | None = None,
+    weights: str = "none",
+    weights_path: str | Path | None = None,
+) -> Victim:
+    """A victim, initialised.
+
+    Args:
+        arch: a name of `ARCHITECTURES`.
+        num_classes: channels of the logits.
+        tiny: the small version for the CPU.
+        width: factor on the channels.
+        encoder: another encoder of the same library, by its name there.
+        weights: "none" (scratch), "path" (`weights_path`) or "library" (the library's own).
+        weights_path: .pt, .pth or .safetensors file of a whole victim or of its encoder.
+
+    Raises:
+        UserError: an unknown name, or weights that do not fit.
+    """
+    if arch not in ARCHITECTURES:
+        raise UserError(f"unknown victim {arch!r}; known are {', '.join(ARCHITECTURES)}")
+    entry = ARCHITECTURES[arch]
+    if weights == "library" and not entry.has_library_weights:
+        raise UserError(f"victim {arch} has no library weights; set weights: none or path")
+    if weights == "path" and weights_path is None:
+        raise UserError(f"victim {arch}: weights: path needs weights_path")
+    request = Request(
+        num_classes=num_classes,
+        tiny=tiny,
+        width=width,
+        pretrained=weights == "library",
+        encoder=encoder,
+    )
+    try:
+        network = entry.build(request)
+    except ImportError as error:
+        raise UserError(
+            f"victim {arch} needs the package {error.name!r}; install the extra: "
+            "pip install 'unseg[eval]'"
+        ) from error
+    victim = Victim(network, num_classes=num_classes, divisor=entry.divisor)
+    if weights == "path" and weights_path is not None:
+        load_weights(victim, weights_path)
+    return victim

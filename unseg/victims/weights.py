@@ -1,0 +1,83 @@
+"""Victim weights from files: whole victims, bare networks, or encoders alone."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from unseg.utils.errors import UserError
+from unseg.victims.networks import Victim
+
+_CONTAINERS = ("state_dict", "model", "victim")
+
+
+def load_weights(victim: Victim, path: str | Path) -> str:
+    """Load a file strictly into the part of the victim that has exactly its keys.
+
+    Tried in this order: the whole victim, its network, its encoder (`encoder`, `features` or
+    `segformer`); for an encoder, keys of a classifier head that it has not are left out.
+
+    Returns:
+        The name of the part that was loaded.
+
+    Raises:
+        UserError: unreadable, or no part fits.
+    """
+    state = read_state_dict(path)
+    reasons = []
+    for name, part in _parts(victim):
+        own = part.state_dict()
+        found = state
+        if name not in ("victim", "network"):
+            found = {k: v for k, v in state.items() if k in own}
+        missing = sorted(set(own) - set(found))
+        unexpected = sorted(set(found) - set(own))
+        shapes = sorted(k for k in set(own) & set(found) if own[k].shape != found[k].shape)
+        if not missing and not unexpected and not shapes:
+            part.load_state_dict(found)
+            return name
+        fault = (
+            [f"{len(missing)} keys missing, first {missing[0]}"] * bool(missing)
+            + [f"{len(unexpected)} unexpected, first {unexpected[0]}"] * bool(unexpected)
+            + [f"{len(shapes)} of another shape, first {shapes[0]}"] * bool(shapes)
+        )
+        reasons.append(f"{name}: {'; '.join(fault)}")
+    raise UserError(f"{path}: these weights fit no part of the victim ({' | '.join(reasons)})")
+
+
+def _parts(victim: Victim) -> list[tuple[str, nn.Module]]:
+    parts: list[tuple[str, nn.Module]] = [("victim", victim), ("network", victim.network)]
+    for name in ("encoder", "features", "segformer"):
+        part = getattr(victim.network, name, None)
+        if isinstance(part, nn.Module):
+            parts.append((name, part))
+    return parts
+
+
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """Tensors of a .safetensors or torch file; never runs code stored in it.
+
+    Raises:
+        UserError: absent, unreadable, or not a dictionary of tensors.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such weights file")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path}: not a readable weights file: {reason}") from None
+    for container in _CONTAINERS:
+        if isinstance(state, dict) and isinstance(state.get(container), dict):
+            state = state[container]
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise UserError(f"{path}: holds no dictionary of tensors")
+    return state
