@@ -1,0 +1,1 @@
+"""Adapters: one per annotation format, chosen by `DatasetConfig.format`."""
