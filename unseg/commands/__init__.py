@@ -1,0 +1,1 @@
+"""Sub-commands of `unseg`: each module has `main(argv) -> int`."""

@@ -1,0 +1,1 @@
+"""Typed configuration: dataclasses, YAML files, dotted overrides."""

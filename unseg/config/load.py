@@ -24,9 +24,7 @@ T = TypeVar("T")
 _MISSING = object()
 
 
-def bounded(
-    default: Any = _MISSING, *, low: float | None = None, high: float | None = None
-) -> Any:
+def bounded(default: Any = _MISSING, *, low: float | None = None, high: float | None = None) -> Any:
     """A dataclass field whose number must lie in [low, high]."""
     metadata = {"low": low, "high": high}
     if default is _MISSING:
@@ -75,6 +73,15 @@ def from_dict(schema: type[T], values: dict[str, Any], *, source: str) -> T:
     return typing.cast(T, config)
 
 
+def has_key(schema: type, key: str) -> bool:
+    """Whether a schema knows a dotted key (sections only, not items of lists)."""
+    first, _, rest = key.partition(".")
+    hint = get_type_hints(schema).get(first) if dataclasses.is_dataclass(schema) else None
+    if hint is None:
+        return False
+    return not rest or (isinstance(hint, type) and has_key(hint, rest))
+
+
 def to_yaml(config: Any) -> str:
     """The resolved configuration as YAML, in the schema's order."""
     return yaml.safe_dump(to_dict(config), sort_keys=False)
@@ -99,7 +106,9 @@ def _merge(
             raise ConfigError([f"{path}: must hold `key: value` pairs"])
         merged = typing.cast(dict[str, Any], loaded)
     bad = [
-        f"override {o!r}: write it as dotted.key=value" for o in overrides if "=" not in o.lstrip("=")
+        f"override {o!r}: write it as dotted.key=value"
+        for o in overrides
+        if "=" not in o.lstrip("=")
     ]
     if bad:
         raise ConfigError(bad)
@@ -196,14 +205,14 @@ def _check_bounds(
         problems.append(_line(key, f"must be {accepted}", sources, value=value))
 
 
-def _convert(
-    hint: Any, value: Any, key: str, problems: list[str], sources: dict[str, str]
-) -> Any:
+def _convert(hint: Any, value: Any, key: str, problems: list[str], sources: dict[str, str]) -> Any:
     origin, args = get_origin(hint), get_args(hint)
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in args:
             return None
-        return _convert_union([a for a in args if a is not type(None)], value, key, problems, sources)
+        return _convert_union(
+            [a for a in args if a is not type(None)], value, key, problems, sources
+        )
     if dataclasses.is_dataclass(hint):
         return _build(hint, value, key, problems, sources)
     if origin is Literal:

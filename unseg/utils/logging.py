@@ -1,0 +1,106 @@
+"""Logging as entry points set it up, and progress for whoever waits."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+_FORMAT = "%(asctime)s %(levelname).1s %(name)s: %(message)s"
+_log = logging.getLogger(__name__)
+
+
+def setup_logging(log_file: str | Path | None = None, rank: int = 0) -> None:
+    """Send the package's messages to standard error and, on rank 0, also to a file.
+
+    Rank 0 reports from INFO, the others from WARNING with their rank. Calling it again replaces
+    what an earlier call set up.
+
+    Args:
+        log_file: appended to; its folder is made where missing.
+        rank: number of this process.
+    """
+    logger = logging.getLogger("unseg")
+    for old in list(logger.handlers):
+        logger.removeHandler(old)
+        old.close()
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
+    if log_file is not None and rank == 0:
+        Path(log_file).parent.mkdir(parents=True, exist_ok=True)
+        handlers.append(logging.FileHandler(log_file, encoding="utf-8"))
+    text = _FORMAT if rank == 0 else f"[rank {rank}] {_FORMAT}"
+    for handler in handlers:
+        handler.setFormatter(logging.Formatter(text, datefmt="%H:%M:%S"))
+        logger.addHandler(handler)
+    logger.setLevel(logging.INFO if rank == 0 else logging.WARNING)
+    logger.propagate = False
+
+
+class Progress:
+    """Speed and remaining time of a long job: a bar in a terminal, else a line now and then.
+
+    Args:
+        total: number of items, or None where unknown.
+        what: what is being done, for the line ("protect").
+        unit: what is counted.
+        rank: only rank 0 shows anything.
+        every: seconds between lines where there is no terminal.
+    """
+
+    def __init__(
+        self,
+        total: int | None,
+        what: str,
+        *,
+        unit: str = "images",
+        rank: int = 0,
+        every: float = 30.0,
+    ) -> None:
+        self.done = 0
+        self._total, self._what, self._unit, self._every = total, what, unit, every
+        self._is_shown = rank == 0
+        self._start = self._last = time.monotonic()
+        self._bar: Any = None
+        if self._is_shown and sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=total, desc=what, unit=" " + unit, dynamic_ncols=True)
+
+    def update(self, count: int = 1) -> None:
+        """Count finished items."""
+        self.done += count
+        if self._bar is not None:
+            self._bar.update(count)
+        elif self._is_shown and time.monotonic() - self._last >= self._every:
+            self._last = time.monotonic()
+            _log.info("%s", self.line())
+
+    def line(self) -> str:
+        """For example `protect 120/500 (24 %), 3.10 images/s, 2:03 left`."""
+        speed = self.done / max(time.monotonic() - self._start, 1e-9)
+        text = f"{self._what} {self.done}"
+        if self._total:
+            text += f"/{self._total} ({100 * self.done // self._total} %)"
+        text += f", {speed:.2f} {self._unit}/s"
+        if self._total and self.done:
+            left = round(max(self._total - self.done, 0) / speed)
+            hours, minutes, seconds = left // 3600, left // 60 % 60, left % 60
+            clock = f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+            text += f", {clock} left"
+        return text
+
+    def close(self) -> None:
+        """End the bar, or report the whole job in one line."""
+        if self._bar is not None:
+            self._bar.close()
+        elif self._is_shown:
+            _log.info("%s", self.line())
+        self._is_shown, self._bar = False, None
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
