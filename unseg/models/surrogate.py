@@ -15,6 +15,9 @@ from unseg.models.noise_decoder import SingleMaskDecoder
 from unseg.models.prompt_encoder import BatchPromptEncoder
 from unseg.types import Prompts
 
+RESNET50_STAGE_CHANNELS = (1024, 2048)
+"""Channels of the stages at strides 16 and 32."""
+
 
 class Surrogate(nn.Module):
     """Segment Anything at half the generator's size, all of it trainable.
@@ -94,7 +97,7 @@ class ResNetEncoder(nn.Module):
         )
         self.lateral = nn.ModuleList(
             nn.Conv2d(channels, out_dim, kernel_size=1, bias=False)
-            for channels in self.backbone.feature_info.channels()
+            for channels in RESNET50_STAGE_CHANNELS
         )
         self.neck = nn.Sequential(
             LayerNorm2d(out_dim),
