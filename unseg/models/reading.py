@@ -1,0 +1,173 @@
+"""Reading weight files without ever running code from them.
+
+A torch file is a pickle, and a pickle is a program. Three gates keep it from running: only the two
+layouts that `torch.save` writes are opened, a TorchScript archive (which carries code by design) is
+turned away by its contents, and what remains goes through `torch.load(weights_only=True)`, which
+builds tensors and plain containers and nothing else.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+import struct
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from unseg.utils.errors import UserError
+
+_ZIP = b"PK\x03\x04"
+_LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"
+"""How files of torch before 1.6 begin: protocol 2 and a magic number."""
+_WRAPPERS = ("model", "state_dict")
+
+DAMAGED = "download or copy it again"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightFile:
+    """What a weight file holds, read into memory.
+
+    Attributes:
+        path: the file.
+        kind: `torch` or `safetensors`, judged by content.
+        content: what was saved: containers and tensors; tensors by name for safetensors.
+        header: the metadata of a safetensors file.
+    """
+
+    path: Path
+    kind: Literal["torch", "safetensors"]
+    content: Mapping[str, Any]
+    header: Mapping[str, str] = field(default_factory=dict)
+
+
+def read_weight_file(path: str | Path) -> WeightFile:
+    """Read a torch or safetensors file on the CPU.
+
+    Raises:
+        UserError: it is missing, truncated, of another kind, or holds more than tensors and plain
+            containers. Nothing in it has run.
+    """
+    path = Path(path)
+    start = _first_bytes(path)
+    if start.startswith((_ZIP, _LEGACY)):
+        return WeightFile(path=path, kind="torch", content=_read_torch(path, start))
+    if start[:1] == b"\x80":
+        raise UserError(
+            f"{path}: is a plain pickle, which could run any program; it was not opened. Ask for "
+            "a file written by torch.save or safetensors"
+        )
+    if start[8:9] == b"{":
+        content, header = _read_safetensors(path)
+        return WeightFile(path=path, kind="safetensors", content=content, header=header)
+    found = "is empty" if not start else "is neither a torch file nor a safetensors file"
+    raise UserError(f"{path}: {found}; {DAMAGED}, or check that it is a weight file")
+
+
+def state_dict_of(file: WeightFile) -> dict[str, Tensor]:
+    """Tensors by name; a state dict wrapped under `model` or `state_dict` is unwrapped.
+
+    Raises:
+        UserError: the file holds something else than dense float tensors by name.
+    """
+    content: Any = file.content
+    for key in _WRAPPERS:
+        if isinstance(content.get(key), Mapping):
+            content = content[key]
+    return tensors_of(content, file.path)
+
+
+def tensors_of(content: Any, path: Path) -> dict[str, Tensor]:
+    """`content` as tensors by name.
+
+    Raises:
+        UserError: it is no mapping from names to dense float tensors.
+    """
+    if not isinstance(content, Mapping) or not content:
+        raise UserError(f"{path}: holds no tensors by name; give a file that holds a state dict")
+    for name, value in content.items():
+        if (
+            not isinstance(name, str)
+            or not isinstance(value, Tensor)
+            or value.layout != torch.strided
+            or not value.is_floating_point()
+        ):
+            found = type(value).__name__ if not isinstance(value, Tensor) else str(value.dtype)
+            raise UserError(
+                f"{path}: {name!r} is {found}, not a dense tensor of floats; give a file that "
+                "holds a state dict only"
+            )
+    return dict(content)
+
+
+def _first_bytes(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(16)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such weight file; `unseg weights list` shows some") from None
+    except IsADirectoryError:
+        raise UserError(f"{path}: is a folder; name the weight file in it") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+def _read_torch(path: Path, start: bytes) -> Mapping[str, Any]:
+    if start.startswith(_ZIP):
+        _check_archive(path)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "truncated" in str(error):
+            raise _damaged(path) from None
+        raise UserError(
+            f"{path}: refused because it holds more than tensors and plain containers"
+            f"{_culprit(error)}, and weights never run code; ask for a file that holds a state dict"
+        ) from None
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError, struct.error):
+        raise _damaged(path) from None
+    if not isinstance(content, Mapping):
+        raise UserError(
+            f"{path}: holds a {type(content).__name__}, not a state dict; give another file"
+        )
+    return content
+
+
+def _check_archive(path: Path) -> None:
+    """Refuse an incomplete archive, and one that carries a program."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, OSError, NotImplementedError):
+        raise _damaged(path) from None
+    # torch before 2.6 ran such archives even where only weights were asked for.
+    if any(name.endswith("/constants.pkl") or "/code/" in name for name in names):
+        raise UserError(
+            f"{path}: is a TorchScript archive, which carries a program; it was not opened. Ask "
+            "for a file that holds a state dict"
+        )
+
+
+def _culprit(error: Exception) -> str:
+    match = re.search(r"GLOBAL (\S+)", str(error))
+    return f" (it asks for {match[1]})" if match else ""
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError, RuntimeError):
+        raise _damaged(path) from None
+
+
+def _damaged(path: Path) -> UserError:
+    size = path.stat().st_size
+    return UserError(f"{path}: is truncated or damaged ({size:,} bytes); {DAMAGED}")

@@ -1,0 +1,139 @@
+"""Generators from files: which kind a file is, and where named weights lie.
+
+This is the module to import; the layouts live beside it: `sam` (Segment Anything), `mae`
+(pre-training of the surrogate's encoder), `official` (the released generator) and `release` (our
+safetensors file). Models are built first and filled here; building reads no file, and reading runs
+no code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from unseg.models.build import build_generator
+from unseg.models.generator import Generator
+from unseg.models.mae import MAE_FORMAT, load_mae, read_mae, save_mae
+from unseg.models.official import export_official, generator_from_official
+from unseg.models.reading import (
+    DAMAGED,
+    WeightFile,
+    read_weight_file,
+    state_dict_of,
+    tensors_of,
+)
+from unseg.models.release import generator_from_release, save_release
+from unseg.models.sam import load_sam, load_sam_parts
+from unseg.models.transfer import LoadReport, transfer
+from unseg.utils.errors import UserError
+
+__all__ = [
+    "CHECKPOINT_FORMAT",
+    "EMBEDDED",
+    "MAE_FORMAT",
+    "LoadReport",
+    "embedded_path",
+    "export_official",
+    "load_generator",
+    "load_mae",
+    "load_sam",
+    "load_sam_parts",
+    "read_mae",
+    "resolve_weights",
+    "save_mae",
+    "save_release",
+]
+
+CHECKPOINT_FORMAT = "unseg-checkpoint"
+
+EMBEDDED = {
+    "default": "small generator for any picture",
+    "robust": "the same, trained to survive recompression and resizing",
+}
+"""Weights that can come with the package, by name."""
+
+
+def load_generator(
+    path: str | Path, *, parent: str | Path | None = None, device: str | torch.device = "cpu"
+) -> Generator:
+    """The generator of a file, in evaluation mode.
+
+    Args:
+        path: a file in the released layout (`Generator_unseg_final.pth`, read as `official`), a
+            training checkpoint, a safetensors release, or a name in `EMBEDDED`. The kind is judged
+            by content.
+        parent: Segment Anything file of a release that needs one; None looks for it beside the
+            release and in `pretrained_checkpoint/`. The other kinds need none.
+        device: where the model goes.
+
+    Raises:
+        UserError: the file is unsafe, damaged, incomplete or no generator.
+    """
+    file = read_weight_file(resolve_weights(path))
+    if file.kind == "safetensors":
+        generator = generator_from_release(file, parent=parent)
+    elif file.content.get("format") == CHECKPOINT_FORMAT:
+        generator = _generator_from_checkpoint(file)
+    elif file.content.get("format") == MAE_FORMAT:
+        raise UserError(
+            f"{file.path}: holds a pre-trained encoder for the surrogate, no generator; load it "
+            "with load_mae, or name it in a training configuration"
+        )
+    else:
+        generator = generator_from_official(state_dict_of(file), file.path)
+    return generator.to(device).eval()
+
+
+def resolve_weights(name_or_path: str | Path) -> Path:
+    """The file that a name of embedded weights, or a path, means.
+
+    A bare name in `EMBEDDED` is always the embedded file; write `./default` for a file so named.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    text = str(name_or_path)
+    if text in EMBEDDED:
+        path = embedded_path(text)
+        if path.is_file():
+            return path
+        raise UserError(f"weights {text!r} do not come with this installation; {_options()}")
+    path = Path(name_or_path)
+    if path.exists():
+        return path
+    raise UserError(f"{text}: no such weight file; {_options()}")
+
+
+def embedded_path(name: str) -> Path:
+    """Where embedded weights of this name lie if the package has them."""
+    return Path(str(resources.files("unseg"))) / "assets" / f"{name}.safetensors"
+
+
+def _options() -> str:
+    shipped = [name for name in EMBEDDED if embedded_path(name).is_file()]
+    named = f"a name ({', '.join(shipped)}), " if shipped else ""
+    return (
+        f"give {named}a released Generator_*.pth, a training checkpoint or a .safetensors release "
+        "(`unseg weights list` shows those at hand)"
+    )
+
+
+def _generator_from_checkpoint(file: WeightFile) -> Generator:
+    """The generator of a training run, weights as of that step."""
+    models: Any = file.content.get("models")
+    arguments = models.get("generator") if isinstance(models, Mapping) else None
+    if not isinstance(arguments, Mapping):
+        raise UserError(f"{file.path}: checkpoint without models.generator; {DAMAGED}")
+    try:
+        generator = build_generator(**arguments)
+    except (TypeError, UserError) as error:
+        raise UserError(
+            f"{file.path}: asks for a generator that cannot be built ({error}); install a newer "
+            f"unseg, or {DAMAGED}"
+        ) from None
+    transfer(generator, tensors_of(file.content.get("generator"), file.path), source=file.path)
+    return generator
