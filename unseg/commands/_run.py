@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from unseg.config.describe import describe
 from unseg.config.load import has_key, load_config, to_yaml
 from unseg.utils.errors import UserError
 
@@ -71,6 +72,7 @@ def config_command(
         usage=f"{prog} CONFIG [key=value ...] [--print-config]"
         + (" [--resume]" if has_key(schema, resume_key) else ""),
         description=doc,
+        epilog=f"keys of CONFIG:\n{describe(schema)}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
