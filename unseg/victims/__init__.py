@@ -1,0 +1,1 @@
+"""Victims: networks trained on protected pictures and tested on clean ones."""
