@@ -1,0 +1,183 @@
+"""Prompts made from masks, for training, validation and generation.
+
+Pixels are counted as in SPEC section 4: a prompt pixel is one with mask > 128 (of 255). Masks are
+(B, 1, H, W) float in [0, 1]; prompts are in the pixels of that same frame.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unseg.data.transforms import bilinear, nearest, pad_to_square, rounded
+from unseg.types import Prompts
+
+PROMPT_ABOVE = 128 / 255
+"""A pixel may carry a point or bound a box where its mask, in [0, 1], is above this."""
+
+NUM_POINTS = 10
+"""Points of a prompt; a mask with fewer pixels offers no points (SPEC section 4)."""
+
+KINDS = ("box", "points", "mask")
+
+
+def boxes_from_masks(mask: Tensor, *, above: float = PROMPT_ABOVE) -> Tensor:
+    """Tight boxes (B, 4) float32, XYXY inclusive pixel indices; NaN where a mask is empty.
+
+    Args:
+        mask: (B, 1, H, W) in [0, 1].
+        above: mask value from which on (exclusive) a pixel counts.
+    """
+    inside = mask[:, 0] > above
+    columns, rows = inside.any(1), inside.any(2)
+    edges = []
+    for line in (columns, rows):
+        # argmax finds the first True; of the reversed line it finds the last.
+        line = line.to(torch.uint8)
+        edges.append((line.argmax(1), line.shape[1] - 1 - line.flip(1).argmax(1)))
+    (left, right), (top, bottom) = edges
+    boxes = torch.stack((left, top, right, bottom), 1).float()
+    return boxes.masked_fill(~columns.any(1, keepdim=True), float("nan"))
+
+
+def sample_points(mask: Tensor, num: int, rng: np.random.Generator) -> Tensor | None:
+    """`num` distinct pixels of the mask of one image, uniform: (num, 2) float32 (x, y).
+
+    Args:
+        mask: (H, W) in [0, 1]; pixels above 128/255 are eligible.
+        num: how many.
+        rng: source of the draw.
+
+    Returns:
+        None where fewer than `num` pixels are eligible.
+    """
+    pixels = np.flatnonzero(mask.numpy() > np.float32(PROMPT_ABOVE))
+    if len(pixels) < num:
+        return None
+    chosen = pixels[rng.choice(len(pixels), num, replace=False)]
+    height_width = np.stack((chosen % mask.shape[1], chosen // mask.shape[1]), 1)
+    return torch.from_numpy(height_width.astype(np.float32))
+
+
+def corrupt_mask(mask: Tensor, noise: Tensor) -> Tensor:
+    """A roughly drawn mask: its uncertain border replaced by noise (SPEC section 4).
+
+    Args:
+        mask: (B, 1, h, w) in [0, 1], at the prompt's own resolution.
+        noise: same shape, N(0, 1).
+
+    Returns:
+        Same shape in {0, 255}.
+    """
+    height, width = mask.shape[-2:]
+    small = bilinear(mask, (max(height // 8, 1), max(width // 8, 1)))
+    is_uncertain = (mask - bilinear(small, (height, width))).abs() >= 0.01
+    return ((mask + noise * is_uncertain) > 0.5).float() * 255
+
+
+def generator_prompts(
+    mask: Tensor, *, mask_size: int, rng: np.random.Generator | list[np.random.Generator]
+) -> Prompts:
+    """For each image a random subset of its prompt kinds: a count, uniform, then a subset.
+
+    Args:
+        mask: (B, 1, S, S) float in [0, 1], on the CPU.
+        mask_size: side of `mask_inputs` (4g).
+        rng: one for each image, or one for the whole batch.
+    """
+    return _draw(mask, mask_size, rng, most=len(KINDS))
+
+
+def surrogate_prompts(
+    mask: Tensor, *, mask_size: int, rng: np.random.Generator | list[np.random.Generator]
+) -> Prompts:
+    """For each image exactly one prompt kind, uniform among those its mask offers.
+
+    Args:
+        mask: (B, 1, s, s) float in [0, 1], in the surrogate's frame, on the CPU.
+        mask_size: side of `mask_inputs` (4g).
+        rng: one for each image, or one for the whole batch.
+    """
+    return _draw(mask, mask_size, rng, most=1)
+
+
+def _draw(
+    mask: Tensor,
+    mask_size: int,
+    rng: np.random.Generator | list[np.random.Generator],
+    *,
+    most: int,
+) -> Prompts:
+    rngs = rng if isinstance(rng, list) else [rng] * len(mask)
+    boxes = boxes_from_masks(mask)
+    rows = []
+    for index, image_rng in enumerate(rngs):
+        one = mask[index : index + 1]
+        points = sample_points(one[0, 0], NUM_POINTS, image_rng)
+        offered = list(KINDS)
+        if points is None:
+            offered.remove("points")
+        if boxes[index].isnan().any():
+            offered.remove("box")
+        count = int(image_rng.integers(1, min(most, len(offered)) + 1))
+        chosen = {offered[i] for i in image_rng.choice(len(offered), count, replace=False)}
+        corrupted = None
+        if "mask" in chosen:
+            noise = image_rng.standard_normal((1, 1, mask_size, mask_size), np.float32)
+            corrupted = corrupt_mask(bilinear(one, mask_size), torch.from_numpy(noise))
+        rows.append(
+            Prompts(
+                boxes=boxes[index : index + 1] if "box" in chosen else None,
+                point_coords=points[None] if points is not None and "points" in chosen else None,
+                mask_inputs=corrupted,
+            )
+        )
+    return Prompts.cat(rows, [1] * len(rows))
+
+
+def mask_prompt(mask: Tensor, *, image_size: int, mask_size: int) -> Tensor:
+    """The uncorrupted mask prompt of generation: (B, 1, 4g, 4g) in {0, 255} (SPEC section 5).
+
+    Args:
+        mask: (B, 1, H, W) in {0, 1}, native size.
+        image_size: side S of the model's input.
+        mask_size: 4g.
+    """
+    square = nearest(pad_to_square(mask.float()), image_size)
+    return rounded(bilinear(square, mask_size)) * 255
+
+
+def box_prompt(mask: Tensor, *, image_size: int) -> Tensor:
+    """Boxes (B, 4) of native masks in the frame of generation (padded to a square, resized).
+
+    Args:
+        mask: (B, 1, H, W) in {0, 1}, native size.
+        image_size: side S of the model's input.
+
+    Returns:
+        XYXY inclusive pixel indices; NaN where a mask is empty. An object that vanishes in the
+        smaller frame keeps the box of the pixel it falls on.
+    """
+    boxes = boxes_from_masks(nearest(pad_to_square(mask.float()), image_size), above=0.5)
+    return _filled(boxes, mask, (image_size / max(mask.shape[-2:]),) * 2, image_size)
+
+
+def squashed_box(mask: Tensor, *, image_size: int) -> Tensor:
+    """Boxes (B, 4) of native soft masks in the frame of validation (squashed to the square).
+
+    Args:
+        mask: (B, 1, H, W) in [0, 1], native size.
+        image_size: side of the model's input.
+    """
+    boxes = boxes_from_masks(bilinear(mask, image_size))
+    scale = (image_size / mask.shape[-1], image_size / mask.shape[-2])
+    return _filled(boxes, mask, scale, image_size)
+
+
+def _filled(boxes: Tensor, mask: Tensor, scale: tuple[float, float], image_size: int) -> Tensor:
+    """Boxes with the missing ones made from the native mask's box by scaling its coordinates."""
+    native = boxes_from_masks(mask, above=127 / 255)
+    factor = native.new_tensor((scale[0], scale[1], scale[0], scale[1]))
+    scaled = (native * factor).floor().clamp(max=image_size - 1)
+    return torch.where(boxes.isnan(), scaled, boxes)

@@ -1,0 +1,219 @@
+"""Geometry of training, validation and generation: every resize the method makes, exactly.
+
+All resizing is `F.interpolate` on float32 without antialias (SPEC, notation). Large-scale jitter
+resizes to up to twice the model's side and keeps one crop of it; `Crop` computes that crop alone,
+from the source pixels it touches, and equals resize-then-crop to the last bits of a float32.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+OBJECT_ABOVE = 127 / 255
+"""An image pixel belongs to the object where its mask, in [0, 1], is above this (127 of 255)."""
+
+
+def bilinear(x: Tensor, size: int | tuple[int, int]) -> Tensor:
+    """`x` (B, C, H, W) resized bilinearly to `size` (side or (H, W)), as float32."""
+    size = (size, size) if isinstance(size, int) else size
+    x = x.float()
+    if tuple(x.shape[-2:]) == size:
+        return x
+    return F.interpolate(x, size, mode="bilinear", align_corners=False)
+
+
+def nearest(x: Tensor, size: int | tuple[int, int]) -> Tensor:
+    """`x` (B, C, H, W) resized with torch's `nearest` (floor) to `size`, as float32."""
+    size = (size, size) if isinstance(size, int) else size
+    return F.interpolate(x.float(), size, mode="nearest")
+
+
+def rounded(x: Tensor) -> Tensor:
+    """`torch.round`: exact halves, which a 4x reduction yields, become 0 (SPEC, notation)."""
+    return torch.round(x)
+
+
+def pad_to_square(x: Tensor) -> Tensor:
+    """`x` (..., H, W) with zeros added at bottom and right up to side max(H, W)."""
+    height, width = x.shape[-2:]
+    side = max(height, width)
+    return F.pad(x, (0, side - width, 0, side - height))
+
+
+def squash(x: Tensor, image_size: int) -> Tensor:
+    """`x` (B, C, H, W) resized bilinearly to the square side `image_size`, ratio not kept."""
+    return bilinear(x, image_size)
+
+
+def to_surrogate_frame(x: Tensor, image_size: int) -> Tensor:
+    """The surrogate's copy of `x` (B, C, S, S): (B, C, s, s).
+
+    At half size it is the 2x2 average, which bilinear reduction equals there exactly.
+    """
+    if x.shape[-1] == 2 * image_size:
+        return F.avg_pool2d(x.float(), 2)
+    return bilinear(x, image_size)
+
+
+def to_tensor(pixels: np.ndarray) -> Tensor:
+    """(1, C, H, W) float32 in [0, 1] of (H, W, C) or (H, W) uint8, or of a bool mask."""
+    if pixels.dtype == bool:
+        pixels = pixels.astype(np.uint8) * 255
+    tensor = torch.from_numpy(np.ascontiguousarray(pixels))
+    planes = tensor.permute(2, 0, 1) if tensor.ndim == 3 else tensor[None]
+    return planes[None].float().div_(255)
+
+
+@dataclass(frozen=True)
+class Taps:
+    """Where each output pixel of one axis reads: two source positions and two weights.
+
+    Attributes:
+        first, second: (N,) int64 source positions.
+        weight_first, weight_second: (N,) float32, adding up to 1.
+    """
+
+    first: np.ndarray
+    second: np.ndarray
+    weight_first: np.ndarray
+    weight_second: np.ndarray
+
+
+def bilinear_taps(source: int, target: int, start: int, stop: int) -> Taps:
+    """Taps of the output positions `start` to `stop` when `source` pixels become `target`.
+
+    The coordinate is rounded to float32 once, as the fused multiply-add of torch's kernels does;
+    rounding each operation would move weights by up to 1e-4.
+    """
+    scale = np.float64(np.float32(source) / np.float32(target))
+    position = (scale * (np.arange(start, stop) + 0.5) - 0.5).astype(np.float32)
+    position = np.maximum(position, np.float32(0))
+    first = np.minimum(position.astype(np.int64), source - 1)
+    second = np.minimum(first + 1, source - 1)
+    weight = np.clip(position - first.astype(np.float32), 0, 1).astype(np.float32)
+    return Taps(first, second, np.float32(1) - weight, weight)
+
+
+@dataclass(frozen=True)
+class Crop:
+    """One draw of large-scale jitter for an image of a given size.
+
+    Attributes:
+        flip: mirror left and right, before the resize.
+        source: (H, W) of the image.
+        scaled: (H, W) that it is resized to.
+        offset: (y, x) of the crop in the resized image.
+        image_size: side S of the square result; the crop is min(scaled, S), the rest zero.
+    """
+
+    flip: bool
+    source: tuple[int, int]
+    scaled: tuple[int, int]
+    offset: tuple[int, int]
+    image_size: int
+
+    def taps(self, axis: int) -> Taps:
+        """Taps of the crop's rows (axis 0) or columns (axis 1), the mirror included."""
+        start, source = self.offset[axis], self.source[axis]
+        stop = start + min(self.scaled[axis], self.image_size)
+        taps = bilinear_taps(source, self.scaled[axis], start, stop)
+        if axis == 1 and self.flip:
+            last = source - 1
+            taps = Taps(
+                last - taps.first, last - taps.second, taps.weight_first, taps.weight_second
+            )
+        return taps
+
+
+@dataclass(frozen=True)
+class Window:
+    """The source pixels a crop reads, still uint8, and how to make the crop of them.
+
+    A window is what workers hand over: at most twice as many rows and columns as the result has,
+    far fewer where the image is enlarged. `render` does the arithmetic, on any device.
+
+    Attributes:
+        pixels: (C, h, w) uint8.
+        rows, columns: taps into the window.
+        image_size: side S of the square result.
+    """
+
+    pixels: Tensor
+    rows: Taps
+    columns: Taps
+    image_size: int
+
+
+def cut_window(pixels: np.ndarray, crop: Crop) -> Window:
+    """The window of `crop` in (H, W, C) or (H, W) uint8 pixels.
+
+    Raises:
+        ValueError: the crop was drawn for an image of another size.
+    """
+    if pixels.shape[:2] != crop.source:
+        raise ValueError(f"crop was drawn for {crop.source} (H, W), image is {pixels.shape[:2]}")
+    row_choice, rows = _compact(crop.taps(0))
+    column_choice, columns = _compact(crop.taps(1))
+    cut = pixels[row_choice][:, column_choice]
+    planes = np.ascontiguousarray(cut.transpose(2, 0, 1) if cut.ndim == 3 else cut[None])
+    return Window(torch.from_numpy(planes), rows, columns, crop.image_size)
+
+
+def _compact(taps: Taps) -> tuple[slice | np.ndarray, Taps]:
+    """The source positions that are read, and the taps renumbered to them."""
+    used, numbers = np.unique(np.concatenate((taps.first, taps.second)), return_inverse=True)
+    count = len(taps.first)
+    renumbered = Taps(numbers[:count], numbers[count:], taps.weight_first, taps.weight_second)
+    if used[-1] - used[0] + 1 == len(used):
+        return slice(int(used[0]), int(used[-1]) + 1), renumbered
+    return used, renumbered
+
+
+def render(window: Window, device: torch.device | str = "cpu") -> Tensor:
+    """The crop: (C, S, S) float32 in [0, 1], zero below and right of the crop."""
+    pixels = window.pixels.to(device, non_blocking=True).float().div_(255)
+    crop = _lerp(_lerp(pixels, window.columns, 2), window.rows, 1)
+    side = window.image_size
+    return F.pad(crop, (0, side - crop.shape[2], 0, side - crop.shape[1]))
+
+
+def _lerp(x: Tensor, taps: Taps, axis: int) -> Tensor:
+    shape = [1, 1, 1]
+    shape[axis] = -1
+
+    def put(values: np.ndarray) -> Tensor:
+        return torch.from_numpy(values).to(x.device, non_blocking=True)
+
+    result = x.index_select(axis, put(taps.first)).mul_(put(taps.weight_first).view(shape))
+    second = x.index_select(axis, put(taps.second))
+    return result.addcmul_(second, put(taps.weight_second).view(shape))
+
+
+@dataclass(frozen=True)
+class LargeScaleJitter:
+    """Draws flip, scale and crop (SPEC section 4, augmentation).
+
+    Attributes:
+        image_size: side S of the result.
+        scale: (smallest, largest) long side, in units of S.
+        flip: probability of a mirror image.
+    """
+
+    image_size: int
+    scale: tuple[float, float] = (0.1, 2.0)
+    flip: float = 0.5
+
+    def draw(self, size: tuple[int, int], rng: np.random.Generator) -> Crop:
+        """A crop for an image of `size` (H, W); crop offsets are uniform integers."""
+        is_flipped = bool(rng.random() < self.flip)
+        long_side = max(1, round(self.image_size * rng.uniform(*self.scale)))
+        factor = long_side / max(size)
+        height, width = (max(1, round(side * factor)) for side in size)
+        room = (max(height - self.image_size, 0), max(width - self.image_size, 0))
+        offset = (int(rng.integers(room[0] + 1)), int(rng.integers(room[1] + 1)))
+        return Crop(is_flipped, size, (height, width), offset, self.image_size)
