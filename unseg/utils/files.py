@@ -27,8 +27,8 @@ from unseg.utils.errors import UserError
 MAX_PIXELS = 178_956_970
 """Largest picture read by default, and at all: Pillow itself refuses to open a larger one."""
 
-FORMATS = ("JPEG", "MPO", "PNG", "BMP", "TIFF", "WEBP", "PPM")
-"""Formats that are read. MPO is the JPEG with a second picture behind it that phones write."""
+FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "PPM")
+"""Formats that are read; of a phone's JPEG with a second picture behind (MPO) the first."""
 
 _ORIENTATION_TAG = 0x0112
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -195,11 +195,12 @@ def _opened(path: Path, source: bytes | Path, max_pixels: int) -> Iterator[Image
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             file = io.BytesIO(source) if isinstance(source, bytes) else source
-            image = Image.open(file, formats=FORMATS)
+            image = Image.open(file, formats=_REGISTERED)
     except Image.DecompressionBombError:
         raise UserError(f"{path}: has more than {max_pixels} pixels; make it smaller") from None
     except UnidentifiedImageError:
-        fault = "empty file" if source == b"" else f"not a picture of {', '.join(FORMATS)}"
+        size = len(source) if isinstance(source, bytes) else source.stat().st_size
+        fault = "empty file" if size == 0 else f"not a picture of {', '.join(FORMATS)}"
         raise UserError(f"{path}: {fault}; convert it to PNG or leave it out") from None
     except (OSError, ValueError, SyntaxError) as error:
         raise _damaged(path, error) from None

@@ -1,0 +1,34 @@
+"""Fixtures that all tests share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """Seeded random numbers, fresh for each test."""
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The checkout that the tests belong to."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder of real pictures; tests that ask for it skip where there is none."""
+    folder = os.environ.get("UNSEG_DATA")
+    if not folder:
+        pytest.skip("UNSEG_DATA is not set: no real data on this machine")
+    if not Path(folder).is_dir():
+        pytest.fail(f"UNSEG_DATA={folder}: no such folder")
+    return Path(folder)
