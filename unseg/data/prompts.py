@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unseg.data.transforms import bilinear, nearest, pad_to_square, rounded
+from unseg.data.transforms import OBJECT_ABOVE, bilinear, nearest, pad_to_square, rounded
 from unseg.types import Prompts
 
 PROMPT_ABOVE = 128 / 255
@@ -56,8 +56,8 @@ def sample_points(mask: Tensor, num: int, rng: np.random.Generator) -> Tensor | 
     if len(pixels) < num:
         return None
     chosen = pixels[rng.choice(len(pixels), num, replace=False)]
-    height_width = np.stack((chosen % mask.shape[1], chosen // mask.shape[1]), 1)
-    return torch.from_numpy(height_width.astype(np.float32))
+    points = np.stack((chosen % mask.shape[1], chosen // mask.shape[1]), 1)
+    return torch.from_numpy(points.astype(np.float32))
 
 
 def corrupt_mask(mask: Tensor, noise: Tensor) -> Tensor:
@@ -159,25 +159,25 @@ def box_prompt(mask: Tensor, *, image_size: int) -> Tensor:
         XYXY inclusive pixel indices; NaN where a mask is empty. An object that vanishes in the
         smaller frame keeps the box of the pixel it falls on.
     """
-    boxes = boxes_from_masks(nearest(pad_to_square(mask.float()), image_size), above=0.5)
-    return _filled(boxes, mask, (image_size / max(mask.shape[-2:]),) * 2, image_size)
+    square = pad_to_square(mask.float())
+    boxes = boxes_from_masks(nearest(square, image_size), above=0.5)
+    return _filled(boxes, native=square, image_size=image_size)
 
 
-def squashed_box(mask: Tensor, *, image_size: int) -> Tensor:
-    """Boxes (B, 4) of native soft masks in the frame of validation (squashed to the square).
+def squashed_box(mask: Tensor, *, native: Tensor) -> Tensor:
+    """Boxes (B, 4) of masks squashed to a square side, for validation.
 
     Args:
-        mask: (B, 1, H, W) in [0, 1], native size.
-        image_size: side of the model's input.
+        mask: (B, 1, S, S) in [0, 1], squashed.
+        native: (B, 1, H, W) in [0, 1], before; its box, scaled, serves where `mask` has lost the
+            object.
     """
-    boxes = boxes_from_masks(bilinear(mask, image_size))
-    scale = (image_size / mask.shape[-1], image_size / mask.shape[-2])
-    return _filled(boxes, mask, scale, image_size)
+    return _filled(boxes_from_masks(mask), native=native, image_size=mask.shape[-1])
 
 
-def _filled(boxes: Tensor, mask: Tensor, scale: tuple[float, float], image_size: int) -> Tensor:
-    """Boxes with the missing ones made from the native mask's box by scaling its coordinates."""
-    native = boxes_from_masks(mask, above=127 / 255)
-    factor = native.new_tensor((scale[0], scale[1], scale[0], scale[1]))
-    scaled = (native * factor).floor().clamp(max=image_size - 1)
-    return torch.where(boxes.isnan(), scaled, boxes)
+def _filled(boxes: Tensor, *, native: Tensor, image_size: int) -> Tensor:
+    """Boxes with the missing ones made from the native mask's by scaling their coordinates."""
+    height, width = native.shape[-2:]
+    scale = boxes.new_tensor((image_size / width, image_size / height)).repeat(2)
+    scaled = (boxes_from_masks(native, above=OBJECT_ABOVE) * scale).floor()
+    return torch.where(boxes.isnan(), scaled.clamp(max=image_size - 1), boxes)
