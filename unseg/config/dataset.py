@@ -42,9 +42,9 @@ class DatasetConfig:
     labels: str | None = None
     """Folder of the label pictures, below `root`, with the same tree as `images`."""
     annotations: str | None = None
-    """JSON file below `root` (coco, panoptic), or the JSON/CSV file of boxes and points (folder)."""
+    """File below `root`: JSON (coco, panoptic), or JSON/CSV of boxes and points (folder)."""
     list_file: str | None = None
-    """Text file below `root`: a stem, an image, or an image and a label a line; None: all images."""
+    """Text file below `root`; each line a stem, an image, or image and label; None: all images."""
     parts: tuple[PartConfig, ...] = ()
     """Several image folders instead of `images`, `labels` and `list_file`."""
     image_ending: str | None = None
@@ -62,7 +62,7 @@ class DatasetConfig:
     background: tuple[int, ...] = ()
     """Class ids, after `class_offset`, that are a class but not an object to protect."""
     things: tuple[int, ...] = ()
-    """Class ids, after `class_offset`, of countable objects; files with their own flags ignore it."""
+    """Class ids, after `class_offset`, of countable objects, where the files do not say it."""
     reduce_zero_label: bool = False
     """Stored 0 is void and the others count from 1 (the raw ADE20K release)."""
     class_offset: int = 0
@@ -76,25 +76,52 @@ class DatasetConfig:
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """What types cannot say: which keys a format needs."""
-        if self.format in ("coco", "panoptic") and self.annotations is None:
-            yield "annotations", f"format {self.format} needs the path of its JSON file"
-        if self.format == "panoptic" and self.labels is None:
-            yield "labels", "format panoptic needs the folder of its PNG files"
-        if self.format in ("coco", "panoptic") and (self.parts or self.list_file):
-            yield "format", f"{self.format} takes its images from the JSON, not from parts or lists"
-        if self.format in ("class_png", "cityscapes", "binary_mask", "colour_map"):
-            if self.labels is None and self.label_ending is None and not self.parts:
-                needs = f"format {self.format} needs the folder of its labels (or a label_ending)"
-                if self.list_file is None:
-                    yield "labels", needs
-        if self.format == "colour_map" and not self.colours:
-            yield "colours", "format colour_map needs `name: [r, g, b]` for every class"
-        if self.format == "class_png" and self.num_classes is None and not self.class_names:
-            yield "num_classes", "format class_png needs num_classes or class_names"
-        if self.num_classes is not None and self.class_names:
-            if len(self.class_names) != self.num_classes:
-                yield "class_names", f"has {len(self.class_names)} names, not {self.num_classes}"
-        if self.parts and (self.labels is not None or self.list_file is not None):
-            yield "parts", "replaces labels and list_file; give them inside each part"
-        if self.annotations is not None and self.labels is not None and self.format == "folder":
-            yield "annotations", "a folder has masks or a file of boxes and points, not both"
+        in_json = self.format in ("coco", "panoptic")
+        has_places = self.labels or self.label_ending or self.list_file or self.parts
+        names = len(self.class_names)
+        no_classes = self.num_classes is None and not names
+        needs = f"format {self.format} needs"
+        rules = (
+            (in_json and not self.annotations, "annotations", f"{needs} the path of its JSON file"),
+            (
+                in_json and bool(self.parts or self.list_file),
+                "format",
+                f"{self.format} takes its images from the JSON, not from parts or list_file",
+            ),
+            (
+                self.format == "panoptic" and not self.labels,
+                "labels",
+                f"{needs} the folder of its PNG files",
+            ),
+            (
+                not in_json and self.format != "folder" and not has_places,
+                "labels",
+                f"{needs} the folder of its labels, or a label_ending",
+            ),
+            (
+                self.format == "colour_map" and not self.colours,
+                "colours",
+                f"{needs} `name: [r, g, b]` for every class",
+            ),
+            (
+                self.format == "class_png" and no_classes,
+                "num_classes",
+                f"{needs} num_classes or class_names",
+            ),
+            (
+                self.num_classes is not None and names not in (0, self.num_classes),
+                "class_names",
+                f"has {names} names for {self.num_classes} classes",
+            ),
+            (
+                bool(self.parts) and bool(self.labels or self.list_file or self.images != "."),
+                "parts",
+                "replaces images, labels and list_file; give them inside each part",
+            ),
+            (
+                self.format == "folder" and bool(self.annotations and self.labels),
+                "annotations",
+                "a folder has masks or a file of boxes and points, not both",
+            ),
+        )
+        yield from ((key, message) for broken, key, message in rules if broken)

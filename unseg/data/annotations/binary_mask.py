@@ -1,0 +1,68 @@
+"""One mask picture an image: HQSeg-44K, Kvasir-SEG, lungs, buildings."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+
+from unseg.data.annotations.base import Annotation, Item, Segment
+from unseg.data.annotations.pictures import read_brightness
+from unseg.data.annotations.tree import TreeSource
+from unseg.utils.errors import UserError
+
+THRESHOLD = 127
+"""Foreground is above it; JPEG masks carry compression noise of a few levels."""
+_MASKS_LOOKED_AT = 16
+
+
+class BinaryMask(TreeSource):
+    """Masks stored as {0, 255} or as {0, 1}; which of them is a property of the data set."""
+
+    @cached_property
+    def is_zero_one(self) -> bool:
+        """Whether foreground is stored as 1: no mask among the first ones holds a larger value."""
+        if self.config.mask_values != "auto":
+            return self.config.mask_values == "zero_one"
+        seen = 0
+        for item in self.items():
+            try:
+                values, is_scaled = read_brightness(item.label, max_pixels=self.config.max_pixels)
+            except (UserError, OSError, AttributeError):
+                continue  # reported where this image's turn comes
+            if is_scaled or values.max(initial=0) > 1:
+                return False
+            seen += bool(values.any())
+            if seen == _MASKS_LOOKED_AT:
+                break
+        return seen > 0
+
+    def _read(self, item: Item) -> Annotation:
+        values, is_scaled = read_brightness(item.label, max_pixels=self.config.max_pixels)
+        if self.is_zero_one and not is_scaled:
+            if values.max(initial=0) > 1:
+                raise UserError(
+                    f"{item.label}: holds the value {values.max()}, but the masks of this set are "
+                    "0 and 1; set data.mask_values=zero_255 if they are not"
+                )
+            values = values * np.uint8(255)
+        mask = values > THRESHOLD
+        segment = Segment(mask=mask, category=1, is_crowd=False, is_thing=True, instance_id=1)
+        height, width = mask.shape
+        return Annotation(
+            height=height,
+            width=width,
+            class_map=mask.astype(np.int32),
+            segments=(segment,) if mask.any() else (),
+            soft_mask=values,
+        )
+
+    @property
+    def class_names(self) -> dict[int, str]:
+        """Background and object."""
+        return dict(enumerate(self.config.class_names or ("background", "object")))
+
+    @property
+    def thing_ids(self) -> frozenset[int]:
+        """The object."""
+        return frozenset({1})

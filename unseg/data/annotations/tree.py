@@ -1,0 +1,211 @@
+"""Images and label pictures found by folder, by list file, or by parts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+
+from unseg.config.dataset import DatasetConfig, PartConfig
+from unseg.data.annotations.base import Annotation, Item
+from unseg.utils.errors import UserError
+from unseg.utils.files import resolve_inside
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+"""File suffixes looked for where a configuration names none. Files are decoded by content."""
+
+
+class TreeSource:
+    """Common part of the adapters whose labels are one picture an image."""
+
+    def __init__(self, config: DatasetConfig) -> None:
+        self.config = config
+        self.root = existing_folder(config.root)
+        self._items = self._find_items()
+
+    def _find_items(self) -> tuple[Item, ...]:
+        return find_items(self.config)
+
+    def items(self) -> Sequence[Item]:
+        """All images in a fixed order, each once."""
+        return self._items
+
+    def read(self, item: Item) -> Annotation:
+        """The label of one image; raises UserError naming file and fault."""
+        if item.fault is not None:
+            raise UserError(item.fault)
+        return self._read(item)
+
+    def _read(self, item: Item) -> Annotation:
+        raise NotImplementedError
+
+    @property
+    def class_names(self) -> dict[int, str]:
+        """Name of every class id, in rising order."""
+        names = self.config.class_names or self.config.colours
+        if names:
+            return dict(enumerate(names))
+        return {i: f"class {i}" for i in range(self.config.num_classes or 0)}
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_names)
+
+    @property
+    def thing_ids(self) -> frozenset[int]:
+        """Class ids of countable objects."""
+        return frozenset(self.config.things)
+
+
+class Inside:
+    """`resolve_inside` for many files of few folders: each folder is resolved once."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._checked: set[str] = set()
+
+    def path(self, relative: str) -> Path:
+        """The path below the root; raises UserError where it leads out."""
+        path = self.root / relative
+        folder, _, name = relative.rpartition("/")
+        is_plain = folder in self._checked and name not in ("", ".", "..")
+        if is_plain and not {"\\", ":", "\0"} & set(name) and not path.is_symlink():
+            return path
+        path = resolve_inside(self.root, relative)
+        self._checked.add(folder)
+        return path
+
+
+def existing_folder(path: str | Path) -> Path:
+    """The path, if it is a folder."""
+    path = Path(path)
+    if not path.is_dir():
+        raise UserError(f"{path}: no such folder; see docs/DATASETS.md, then set data.root")
+    return path
+
+
+def find_items(config: DatasetConfig, *, with_labels: bool = True) -> tuple[Item, ...]:
+    """The images of a data set with the paths of their label pictures, each image once."""
+    if config.parts:
+        parts, base = config.parts, "."
+    else:
+        parts = (
+            PartConfig(images=config.images, labels=config.labels, list_file=config.list_file),
+        )
+        base = config.images
+    found: dict[str, Item] = {}
+    for part in parts:
+        for item in _items_of_part(config, part, base=base, with_labels=with_labels):
+            found.setdefault(item.key, item)
+    if not found:
+        where = Path(config.root) / (config.list_file or parts[0].images)
+        raise UserError(f"{where}: names no image; see docs/DATASETS.md")
+    return tuple(found.values())
+
+
+def scan_images(folder: Path, ending: str | None = None) -> Iterator[str]:
+    """POSIX paths of the pictures below a folder, sorted; linked folders are not followed."""
+    endings = (ending,) if ending else SUFFIXES
+    for place, folders, names in os.walk(folder):
+        folders.sort()
+        below = PurePosixPath(Path(place).relative_to(folder).as_posix())
+        for name in sorted(names):
+            if name.startswith(".") or name.endswith(".tmp"):
+                continue
+            if name.endswith(ending) if ending else name.lower().endswith(endings):
+                yield (below / name).as_posix()
+
+
+def _items_of_part(
+    config: DatasetConfig, part: PartConfig, *, base: str, with_labels: bool
+) -> Iterator[Item]:
+    root = Path(config.root)
+    images = existing_folder(resolve_inside(root, part.images))
+    labels = images if part.labels is None else resolve_inside(root, part.labels)
+    prefix = PurePosixPath(os.path.relpath(images, root / base))
+    lines: Iterable[tuple[str, str | None]]
+    if part.list_file is None:
+        lines = ((name, None) for name in scan_images(images, config.image_ending))
+    else:
+        lines = _read_list(resolve_inside(root, part.list_file))
+    in_root, in_images, in_labels = Inside(root), Inside(images), Inside(labels)
+    for line, label in lines:
+        try:
+            if label is not None:  # a pair: both are relative to the root
+                image_path, label_path = in_root.path(line), in_root.path(label)
+                key = PurePosixPath(os.path.relpath(root / line, root / base)).as_posix()
+            else:
+                name = _image_name(images, line, config.image_ending)
+                image_path = in_images.path(name)
+                key = (prefix / PurePosixPath(name)).as_posix()
+                label_path = in_labels.path(_label_name(labels, name, config))
+            if key.startswith("../"):
+                raise UserError(f"{line!r}: lies outside of the images' folder {root / base}")
+        except UserError as error:
+            place = f"{part.list_file}: " if part.list_file else ""
+            yield Item(key=line, image_path=images, fault=f"{place}{error}")
+            continue
+        yield Item(key=key, image_path=image_path, label=label_path if with_labels else None)
+
+
+def _read_list(path: Path) -> Iterator[tuple[str, str | None]]:
+    """(image or stem, None) or (image, label) of each line."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such list file; see docs/DATASETS.md") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not readable as a text file: {error}") from None
+    for line in map(str.strip, lines):
+        words = line.split("\t") if "\t" in line else line.split()
+        if len(words) == 2 and all(w.lower().endswith(SUFFIXES) for w in words):
+            yield words[0].strip(), words[1].strip()
+        elif line:
+            yield line, None
+
+
+def _image_name(images: Path, line: str, ending: str | None) -> str:
+    """File name below `images` of a line that may be a stem."""
+    if line.lower().endswith(SUFFIXES) and not (ending and not line.endswith(ending)):
+        return line
+    if ending:
+        return line + ending
+    return _with_suffix(images, line, default=".jpg")
+
+
+def _label_name(labels: Path, image_name: str, config: DatasetConfig) -> str:
+    ending = config.image_ending or PurePosixPath(image_name).suffix
+    stem = image_name.removesuffix(ending)
+    if config.label_ending is not None:
+        return stem + config.label_ending
+    return _with_suffix(labels, stem, default=".png")
+
+
+def _with_suffix(folder: Path, stem: str, *, default: str) -> str:
+    """`stem` with the suffix of the file that exists; the default one where none does."""
+    below = PurePosixPath(stem)
+    if below.is_absolute() or ".." in below.parts:
+        return stem + default  # refused by `resolve_inside`; no folder outside is listed
+    suffix = _suffixes(folder / below.parent).get(below.name)
+    return stem + (suffix or default)
+
+
+@lru_cache(maxsize=64)
+def _listing(folder: str, changed: int) -> dict[str, str]:
+    del changed  # part of the cache's key: a folder that has changed is listed again
+    found: dict[str, str] = {}
+    for name in sorted(entry.name for entry in os.scandir(folder)):
+        stem, dot, suffix = name.rpartition(".")
+        if dot and f".{suffix.lower()}" in SUFFIXES:
+            found.setdefault(stem, f".{suffix}")
+    return found
+
+
+def _suffixes(folder: Path) -> dict[str, str]:
+    """Stem -> suffix of the pictures of a folder."""
+    try:
+        return _listing(str(folder), folder.stat().st_mtime_ns)
+    except OSError:
+        return {}
