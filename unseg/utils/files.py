@@ -195,7 +195,7 @@ def _opened(path: Path, source: bytes | Path, max_pixels: int) -> Iterator[Image
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             file = io.BytesIO(source) if isinstance(source, bytes) else source
-            image = Image.open(file, formats=_REGISTERED)
+            image = Image.open(file, formats=FORMATS)
     except Image.DecompressionBombError:
         raise UserError(f"{path}: has more than {max_pixels} pixels; make it smaller") from None
     except UnidentifiedImageError:
