@@ -15,6 +15,7 @@ from torch.utils.data import Dataset as TorchDataset
 from unseg.data.prompts import squashed_box
 from unseg.data.records import Dataset, prepare
 from unseg.data.transforms import OBJECT_ABOVE, squash, to_surrogate_frame, to_tensor
+from unseg.types import Batch, Prompts
 from unseg.utils.errors import UserError
 
 _log = logging.getLogger(__name__)
@@ -25,28 +26,22 @@ class ValidationBatch:
     """Samples in the model's frame, and what their metrics are measured on.
 
     Attributes:
-        image: (B, 3, S, S) float32 in [0, 1], squashed.
-        mask: (B, 1, S, S) float32 in [0, 1], soft, squashed.
-        boxes: (B, 4) of the object, in the generator's frame of side S.
-        surrogate_boxes: (B, 4) in the surrogate's frame.
-        masks: (H, W) bool, one a sample, at its native size.
-        names: one a sample.
-        indices: (B,) int64 positions in the data set.
+        batch: squashed images and soft masks, box prompts of both players.
+        native_masks: one (H, W) bool tensor a sample, on the CPU.
     """
 
-    image: Tensor
-    mask: Tensor
-    boxes: Tensor
-    surrogate_boxes: Tensor
-    masks: tuple[Tensor, ...]
-    names: tuple[str, ...]
-    indices: Tensor
+    batch: Batch
+    native_masks: tuple[Tensor, ...]
 
     def __len__(self) -> int:
-        return len(self.image)
+        return len(self.batch)
+
+    def to(self, device: torch.device | str) -> ValidationBatch:
+        """The batch on another device; native masks stay."""
+        return ValidationBatch(self.batch.to(device), self.native_masks)
 
 
-_Unusable = tuple[str, str]
+_Row = tuple[Batch, Tensor] | tuple[str, str]
 
 
 class _Squashed(TorchDataset):
@@ -54,8 +49,8 @@ class _Squashed(TorchDataset):
         self.dataset = dataset
         self.image_size, self.surrogate_image_size = image_size, surrogate_image_size
 
-    def __getitem__(self, index: int) -> ValidationBatch | _Unusable:
-        """A batch of one sample, or (name, reason) where it is unusable."""
+    def __getitem__(self, index: int) -> _Row:
+        """One sample as a batch of one with its native mask, or (name, reason) where unusable."""
         try:
             sample = self.dataset[index]
         except UserError as error:
@@ -68,15 +63,15 @@ class _Squashed(TorchDataset):
         # The surrogate sees the square made smaller; only where the object vanishes there is its
         # box scaled from the native mask.
         small = to_surrogate_frame(square, self.surrogate_image_size)
-        return ValidationBatch(
+        batch = Batch(
             image=squash(to_tensor(sample.image), self.image_size),
             mask=square,
-            boxes=squashed_box(square, native=mask),
-            surrogate_boxes=squashed_box(small, native=mask),
-            masks=(native,),
+            generator_prompts=Prompts(boxes=squashed_box(square, native=mask)),
+            surrogate_prompts=Prompts(boxes=squashed_box(small, native=mask)),
             names=(sample.name,),
             indices=torch.tensor([index]),
         )
+        return batch, native
 
 
 class ValidationLoader:
@@ -130,24 +125,26 @@ class ValidationLoader:
 
     def __iter__(self) -> Iterator[ValidationBatch]:
         for rows in self._loader:
-            usable = []
-            for row in rows:
-                if isinstance(row, ValidationBatch):
-                    usable.append(row)
-                elif row[0] not in self._skipped:
-                    self._skipped[row[0]] = row[1]
-                    _log.warning("skipped %s: %s", *row)
+            usable: list[tuple[Batch, Tensor]] = []
+            for first, second in rows:
+                if isinstance(first, Batch):
+                    usable.append((first, second))
+                elif first not in self._skipped:
+                    self._skipped[first] = second
+                    _log.warning("skipped %s: %s", first, second)
             if usable:
                 yield _join(usable)
 
 
-def _join(rows: list[ValidationBatch]) -> ValidationBatch:
-    return ValidationBatch(
-        image=torch.cat([row.image for row in rows]),
-        mask=torch.cat([row.mask for row in rows]),
-        boxes=torch.cat([row.boxes for row in rows]),
-        surrogate_boxes=torch.cat([row.surrogate_boxes for row in rows]),
-        masks=tuple(mask for row in rows for mask in row.masks),
-        names=tuple(name for row in rows for name in row.names),
-        indices=torch.cat([row.indices for row in rows]),
+def _join(rows: list[tuple[Batch, Tensor]]) -> ValidationBatch:
+    batches = [batch for batch, _ in rows]
+    ones = [1] * len(batches)
+    joined = Batch(
+        image=torch.cat([batch.image for batch in batches]),
+        mask=torch.cat([batch.mask for batch in batches]),
+        generator_prompts=Prompts.cat([batch.generator_prompts for batch in batches], ones),
+        surrogate_prompts=Prompts.cat([batch.surrogate_prompts for batch in batches], ones),
+        names=tuple(name for batch in batches for name in batch.names),
+        indices=torch.cat([batch.indices for batch in batches]),
     )
+    return ValidationBatch(joined, tuple(native for _, native in rows))
