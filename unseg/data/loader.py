@@ -25,6 +25,7 @@ from unseg.data.transforms import (
     LargeScaleJitter,
     Window,
     cut_window,
+    pad_to,
     render,
     to_surrogate_frame,
 )
@@ -144,10 +145,11 @@ class _Shares(TorchDataset):
             crop = self.jitter.draw((mask.shape[0], mask.shape[1]), rng)
             mask_window = cut_window(mask, crop)
             rendered = render(mask_window)
-            if bool((rendered > OBJECT_ABOVE).any()):
+            if rendered.max() > OBJECT_ABOVE:
                 image_window = cut_window(sample.image, crop)
                 pixels = torch.cat((image_window.pixels, mask_window.pixels))
-                return sample.name, replace(image_window, pixels=pixels), rendered
+                window = replace(image_window, pixels=pixels)
+                return sample.name, window, pad_to(rendered, window.image_size)
         return f"its object is in none of {NUM_CROPS} crops"
 
     def _prompts(self, epoch: int, index: int, mask: Tensor) -> tuple[Prompts, Prompts]:
@@ -177,8 +179,15 @@ def finish(batch: Batch, windows: list[Window], device: torch.device | str) -> B
     batch = batch.to(device)
     if not windows:
         return batch
-    pixels = torch.stack([render(window, device) for window in windows])
-    return replace(batch, image=pixels[:, :3], mask=pixels[:, 3:])
+    side = windows[0].image_size
+    image = torch.zeros(len(windows), 3, side, side, device=device)
+    mask = torch.zeros(len(windows), 1, side, side, device=device)
+    for row, window in enumerate(windows):
+        crop = render(window, device)
+        height, width = crop.shape[1:]
+        image[row, :, :height, :width] = crop[:3]
+        mask[row, :, :height, :width] = crop[3:]
+    return replace(batch, image=image, mask=mask)
 
 
 class _Jobs(Sampler):

@@ -29,8 +29,8 @@ def boxes_from_masks(mask: Tensor, *, above: float = PROMPT_ABOVE) -> Tensor:
         mask: (B, 1, H, W) in [0, 1].
         above: mask value from which on (exclusive) a pixel counts.
     """
-    inside = mask[:, 0] > above
-    columns, rows = inside.any(1), inside.any(2)
+    # any(mask > above) along a line, without a boolean picture of the whole mask.
+    columns, rows = (mask[:, 0].amax(dim) > above for dim in (1, 2))
     edges = []
     for line in (columns, rows):
         # argmax finds the first True; of the reversed line it finds the last.
