@@ -89,7 +89,9 @@ def generator_step(
     with frozen(surrogate):
         with mixed_precision(batch.image, game):
             noise = generator(batch.image, batch.generator_prompts)
-        logits, mask = surrogate_logits(surrogate, batch, noise.float(), game=game, epoch=epoch)
+        logits, mask = surrogate_logits(
+            surrogate, batch, noise.to(batch.image.dtype), game=game, epoch=epoch
+        )
     target = torch.ones_like(mask) if game.label_modification else mask
     return _point_losses(logits, target, batch, game=game, epoch=epoch)
 
@@ -103,7 +105,9 @@ def surrogate_step(
     """
     with torch.no_grad(), mixed_precision(batch.image, game):
         noise = generator(batch.image, batch.generator_prompts)
-    logits, mask = surrogate_logits(surrogate, batch, noise.float(), game=game, epoch=epoch)
+    logits, mask = surrogate_logits(
+        surrogate, batch, noise.to(batch.image.dtype), game=game, epoch=epoch
+    )
     return _point_losses(logits, mask, batch, game=game, epoch=epoch)
 
 
@@ -123,7 +127,7 @@ def surrogate_logits(
         epoch: for the degradation's draws.
 
     Returns:
-        logits (B, 1, h, w) float32 and the soft mask (B, 1, s, s).
+        logits (B, 1, h, w), in the precision of the image, and the soft mask (B, 1, s, s).
     """
     side = surrogate.image_size
     image, mask = shrink(batch.image, side), shrink(batch.mask, side)
@@ -138,7 +142,7 @@ def surrogate_logits(
         protected = game.degrade(protected, game.generators(epoch, batch, "degrade"))
     with mixed_precision(image, game):
         logits = surrogate(protected, batch.surrogate_prompts)
-    return logits.float(), mask
+    return logits.to(image.dtype), mask
 
 
 def mixed_precision(image: Tensor, game: Game) -> torch.autocast:

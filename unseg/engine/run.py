@@ -54,7 +54,12 @@ def train(config: TrainConfig) -> bool:
     setup_logging(run_dir / "train.log", distributed.rank())
     generator, surrogate = build_players(config, device, read_weights=content is None)
     loaders = build_loaders(
-        config, generator, surrogate, rank=distributed.rank(), world_size=distributed.world_size()
+        config,
+        generator,
+        surrogate,
+        device=device,
+        rank=distributed.rank(),
+        world_size=distributed.world_size(),
     )
     identity = {
         "config": to_dict(config),

@@ -177,8 +177,6 @@ class Trainer:
                 return True
             if self._must_stop(asked, is_agreed_now=is_due):
                 return False
-            if is_epoch_end:
-                break
         return True
 
     def train_step(self, phase: Phase, batch: Batch) -> None:

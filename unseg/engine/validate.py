@@ -18,7 +18,6 @@ from unseg.engine.visualize import panel, stack, write_png
 from unseg.metrics import boundary_iou, iou
 from unseg.models import Generator, Surrogate
 from unseg.noise import compose, upsample_noise
-from unseg.types import Prompts
 from unseg.utils.distributed import all_gather_object, all_reduce_sum, is_main
 from unseg.utils.metric_log import MetricLog
 
@@ -119,13 +118,11 @@ class Validator:
     ) -> tuple[Tensor, list[np.ndarray]]:
         """(B, metrics) float64 in the order of `metric_names`, and at most so many pictures."""
         side = surrogate.image_size
-        image = batch.image.to(device, non_blocking=True)
-        boxes = batch.boxes.to(device, non_blocking=True)
-        small_boxes = batch.surrogate_boxes.to(device, non_blocking=True)
+        inputs = batch.batch.to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.autocast):
-            noise = generator(image, Prompts(boxes=boxes)).float()
-        clean = shrink(image, side)
-        region = hard_region(batch.mask.to(device, non_blocking=True), side)
+            noise = generator(inputs.image, inputs.generator_prompts).float()
+        clean = shrink(inputs.image, side)
+        region = hard_region(inputs.mask, side)
         seen = {"clean": clean}
         for budget in self.budgets:
             seen[budget.name] = compose(
@@ -133,11 +130,13 @@ class Validator:
             )
         with torch.autocast(device.type, torch.bfloat16, enabled=self.autocast):
             logits = {
-                key: surrogate(picture, Prompts(boxes=small_boxes)).float()
+                key: surrogate(picture, inputs.surrogate_prompts).float()
                 for key, picture in seen.items()
             }
         columns = [
-            torch.tensor([scores(logits[key][i], mask) for i, mask in enumerate(batch.masks)])
+            torch.tensor(
+                [scores(logits[key][i], mask) for i, mask in enumerate(batch.native_masks)]
+            )
             for key in seen
         ]
         magnitude = noise.abs().flatten(1)

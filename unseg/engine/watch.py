@@ -36,7 +36,7 @@ class FiniteWatch:
         """Check, or begin to check, a scalar loss; `where` describes the step."""
         self.flush()
         if loss.device.type != "cuda":
-            _require_finite(float(loss), where)
+            _require_finite(float(loss.detach()), where)
             return
         host = torch.empty((), dtype=loss.dtype, pin_memory=True)
         host.copy_(loss.detach(), non_blocking=True)
