@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from unseg import __version__
 
 COMMANDS: dict[str, tuple[str, str]] = {
+    "data": ("unseg.commands.data", "check a data set on the disk against its configuration"),
     "weights": ("unseg.commands.weights", "list, download, inspect, export, convert weights"),
     "doctor": ("unseg.commands.doctor", "report versions, device, weights, data, what is missing"),
 }

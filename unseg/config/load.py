@@ -57,6 +57,17 @@ def load_config(schema: type[T], path: str | Path | None, overrides: Sequence[st
     return _build(Reader(schema, values, source=source, overridden=overridden))
 
 
+def load_sections(schema: type[T], path: str | Path, overrides: Sequence[str] = ()) -> T:
+    """As `load_config`, of the sections that `schema` has; other sections of the file are skipped.
+
+    For commands that need one part of another command's configuration.
+    """
+    values = _read_yaml(Path(path))
+    known = {field.name for field in dataclasses.fields(typing.cast(Any, schema))}
+    values, overridden = _apply({k: v for k, v in values.items() if k in known}, overrides)
+    return _build(Reader(schema, values, source=str(path), overridden=overridden))
+
+
 def from_dict(schema: type[T], values: dict[str, Any], *, source: str) -> T:
     """Rebuild a configuration stored by `to_dict`; `source` names its file in errors."""
     return _build(Reader(schema, values, source=source))

@@ -39,6 +39,7 @@ SUFFIXES: dict[str, tuple[str, ...]] = {
 _ORIENTATION_TAG = 0x0112
 _TIFF_BITS_TAG, _TIFF_PHOTOMETRIC_TAG = 258, 262
 _PNG_GREY_ALPHA = 4
+_CLASSIC_TIFF = 42
 _DIRECT_MODES = ("L", "LA", "RGB", "RGBA")
 _REFUSED = (OSError, ValueError, SyntaxError, EOFError, KeyError, IndexError, cv2.error)
 
@@ -352,6 +353,7 @@ def _deep_pixels(image: Image.Image, data: bytes, name: str) -> tuple[np.ndarray
                 f"{name}: 16-bit TIFF with photometric interpretation {kind} is not supported; "
                 "convert it to 16-bit RGB or grey"
             )
+        data = _as_if_upright(data, name)
     if image.mode.startswith("I") and image.format != "TIFF":
         return np.asarray(image).astype(np.uint16)[:, :, None], "I;16"
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
@@ -365,3 +367,19 @@ def _deep_pixels(image: Image.Image, data: bytes, name: str) -> tuple[np.ndarray
             return np.ascontiguousarray(pixels[:, :, [0, 3]]), "LA;16"
         return pixels, "RGBA;16"
     return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), "RGB;16"
+
+
+def _as_if_upright(data: bytes, name: str) -> bytes:
+    """The TIFF file with orientation 1: OpenCV undoes half of the turns, which differs by version.
+
+    Walks the first directory of the file, entries of 12 bytes: tag, type, count, value.
+    """
+    order: Literal["little", "big"] = "little" if data[:2] == b"II" else "big"
+    if int.from_bytes(data[2:4], order) != _CLASSIC_TIFF:
+        raise UserError(f"{name}: 16-bit BigTIFF files are not supported; convert it to PNG")
+    start = int.from_bytes(data[4:8], order)
+    for entry in range(int.from_bytes(data[start : start + 2], order)):
+        at = start + 2 + 12 * entry
+        if int.from_bytes(data[at : at + 2], order) == _ORIENTATION_TAG:
+            return data[: at + 8] + (1).to_bytes(2, order) + data[at + 10 :]
+    return data

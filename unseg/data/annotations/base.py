@@ -9,8 +9,14 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from unseg.utils.errors import UserError
+
 VOID = -1
 """Class of a pixel without one: never protected, never counted in a metric."""
+
+
+class ClassIdError(UserError):
+    """A label holds an id that is not a class or segment of its data set."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from unseg.config.dataset import DatasetConfig
-from unseg.data.annotations.base import VOID, Annotation, Item, Segment
+from unseg.data.annotations.base import VOID, Annotation, ClassIdError, Item, Segment
 from unseg.data.annotations.json_index import JsonIndex, faults_of
 from unseg.data.annotations.raster import decode_segmentation
 from unseg.data.annotations.tree import Inside, existing_folder
@@ -74,7 +74,7 @@ class JsonSource:
     def _category(self, annotation: dict[str, Any]) -> int:
         category = annotation["category_id"]
         if category not in self.categories:
-            raise ValueError(f"class id {category} is not among the file's categories")
+            raise ClassIdError(f"class id {category} is not among the file's categories")
         return int(category)
 
     @property

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from unseg.data.annotations.base import ClassIdError
 from unseg.utils.errors import UserError
 
 _decode = json.JSONDecoder().raw_decode
@@ -141,6 +142,8 @@ def faults_of(place: str) -> Iterator[None]:
     """Turn what a malformed entry raises into a UserError about `place`."""
     try:
         yield
+    except ClassIdError as error:
+        raise ClassIdError(f"{place}: {error}") from None
     except UserError:
         raise
     except (ValueError, TypeError, KeyError, OverflowError) as error:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from unseg.config.dataset import DatasetConfig
-from unseg.data.annotations.base import VOID, Annotation, Item, Segment
+from unseg.data.annotations.base import VOID, Annotation, ClassIdError, Item, Segment
 from unseg.data.annotations.coco import JsonSource
 from unseg.data.annotations.json_index import faults_of
 from unseg.data.annotations.pictures import read_colours
@@ -90,6 +90,6 @@ def _rows_of(ids: np.ndarray, known: np.ndarray, place: str) -> np.ndarray:
     wrong = np.unique(values[known[rows] != values])
     if len(wrong):
         shown = ", ".join(map(str, wrong[:5]))
-        raise UserError(f"{place}: holds segment ids that its JSON file lacks: {shown}")
+        raise ClassIdError(f"{place}: holds segment ids that its JSON file lacks: {shown}")
     lengths = np.diff(np.append(starts, flat.size))
     return np.repeat(rows, lengths).reshape(ids.shape)

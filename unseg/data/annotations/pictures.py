@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from unseg.data.annotations.base import VOID, Annotation, Segment
+from unseg.data.annotations.base import VOID, Annotation, ClassIdError, Segment
 from unseg.utils.errors import UserError
 from unseg.utils.files import read_labels
 
@@ -74,7 +74,7 @@ def map_ids(values: np.ndarray, table: np.ndarray, path: Path) -> np.ndarray:
         wrong = np.unique(values[class_map < VOID])
     shown = ", ".join(map(str, wrong[:5])) + (", ..." if len(wrong) > 5 else "")
     valid = np.flatnonzero(table >= VOID)
-    raise UserError(
+    raise ClassIdError(
         f"{path}: class id {shown} out of range; accepted are {_ranges(valid)} "
         "(data.num_classes, data.void, data.class_offset)"
     )
