@@ -4,9 +4,10 @@ Every back-end computes `softmax(scale * q k^T + rel_h + rel_w) v`, where `rel_h
 the products of the queries with the relative-position tables of the rows and the columns (ViTDet,
 Li et al. 2022). They differ in speed and memory only, by rounding in the result:
 
-- `plain`: the formula as it stands, with gradients. The reference of the tests.
-- `chunked`: about a million scores at a time, added to in place, so they stay in the processor's
-  cache. No gradients. The fastest on a CPU, and it needs memory for one chunk instead of N^2.
+- `plain`: all scores at once, with gradients.
+- `chunked`: about a million scores at a time, made in place on top of the relative positions, so
+  they stay in the processor's cache. No gradients. The fastest on a CPU, and it needs memory for
+  one chunk instead of N^2.
 - `augmented`: the relative positions become extra dimensions of the heads (q gets `rel_h` and
   `rel_w`, k the one-hot codes of its row and column), so a fused kernel runs forward and backward
   without any N^2 tensor. For CUDA.
@@ -91,14 +92,15 @@ def resample_rel_pos(rel_pos: Tensor, size: int) -> Tensor:
     length = 2 * size - 1
     if len(rel_pos) == length:
         return rel_pos
-    return F.interpolate(rel_pos.T[None].float(), length, mode="linear")[0].T
+    return F.interpolate(rel_pos.T[None], length, mode="linear")[0].T
 
 
 def relative_table(rel_pos: Tensor, size: int) -> Tensor:
     """Table row of each (query, key) pair along one axis: (size, size, d)."""
-    position = torch.arange(size, device=rel_pos.device)
-    offset = position[:, None] - position[None, :] + size - 1
-    return resample_rel_pos(rel_pos, size)[offset]
+    # Query i sees key j at offset i - j: each query's row is a stretch of the reversed table, and
+    # windows of it, unlike an index, have a backward pass that sums in a fixed order.
+    reversed_table = resample_rel_pos(rel_pos, size).flip(0)
+    return reversed_table.unfold(0, size, 1).flip(0).transpose(1, 2)
 
 
 def _relative_scores(q: Tensor, rel_h: Tensor, rel_w: Tensor) -> tuple[Tensor, Tensor]:
@@ -119,15 +121,16 @@ def _relative_scores(q: Tensor, rel_h: Tensor, rel_w: Tensor) -> tuple[Tensor, T
 
 
 def _plain(q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor) -> Tensor:
+    shape = q.shape
+    q, k, v = (t.flatten(0, 1) for t in (q, k, v))
     by_row, by_column = _relative_scores(q, rel_h, rel_w)
-    bias = by_row[..., :, None] + by_column[..., None, :]
-    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1) + bias.flatten(-2)
-    return scores.softmax(-1).to(v.dtype) @ v
+    bias = (by_row[..., :, None] + by_column[..., None, :]).flatten(-2)
+    scores = torch.baddbmm(bias, q, k.transpose(-2, -1), alpha=shape[-1] ** -0.5)
+    return (scores.softmax(-1).to(v.dtype) @ v).view(shape)
 
 
 def _chunked(q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor) -> Tensor:
     shape, num_keys = q.shape, k.shape[-2]
-    scale = shape[-1] ** -0.5
     # One "map" is one head of one image or window; several small maps share a chunk.
     q, k, v = (t.flatten(0, 1) for t in (q, k, v))
     rows = min(num_keys, max(1, CHUNK_SCORES // num_keys))
@@ -139,10 +142,8 @@ def _chunked(q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor) -> T
         by_row, by_column = _relative_scores(q_maps, rel_h, rel_w)
         for row in range(0, num_keys, rows):
             part = slice(row, row + rows)
-            scores = torch.bmm(q_maps[:, part] * scale, k_maps)
-            grid = scores.unflatten(-1, (len(rel_h), len(rel_w)))
-            grid += by_row[:, part, :, None]
-            grid += by_column[:, part, None, :]
+            scores = (by_row[:, part, :, None] + by_column[:, part, None, :]).flatten(-2)
+            scores.baddbmm_(q_maps[:, part], k_maps, alpha=shape[-1] ** -0.5)
             out[here, part] = torch.bmm(scores.softmax(-1).to(v.dtype), v_maps)
     return out.view(shape)
 

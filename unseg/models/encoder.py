@@ -173,6 +173,6 @@ def resample_pos_embed(pos_embed: Tensor, grid: int) -> Tensor:
     """
     if pos_embed.shape[1:3] == (grid, grid):
         return pos_embed
-    channels_first = pos_embed.permute(0, 3, 1, 2).float()
+    channels_first = pos_embed.permute(0, 3, 1, 2)
     resampled = F.interpolate(channels_first, (grid, grid), mode="bicubic", align_corners=False)
     return resampled.permute(0, 2, 3, 1)
