@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from unseg import __version__
 
 COMMANDS: dict[str, tuple[str, str]] = {
+    "train": ("unseg.commands.train", "train a generator, or continue to"),
+    "pretrain-mae": ("unseg.commands.pretrain_mae", "pre-train the surrogate's encoder on images"),
     "data": ("unseg.commands.data", "check a data set on the disk against its configuration"),
     "weights": ("unseg.commands.weights", "list, download, inspect, export, convert weights"),
     "doctor": ("unseg.commands.doctor", "report versions, device, weights, data, what is missing"),
