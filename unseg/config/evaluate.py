@@ -218,7 +218,9 @@ class EvaluateConfig:
     """A grid of victims, methods and data sets."""
 
     run_dir: str
-    """Folder of the cells, the protected sets and the report."""
+    """Folder of the cells and the report."""
+    cache_dir: str | None = None
+    """Folder of the protected sets, which several grids may share; None: `run_dir`/cache."""
     title: str = "Evaluation"
     """Heading of the report."""
     device: str = "auto"

@@ -156,7 +156,9 @@ def fit(
     images, labels = train.images.to(device), train.labels.to(device)
     steps = max(1, math.ceil((epoch_size or len(train)) / recipe.batch_size))
     for epoch in range(state.epoch, recipe.epochs):
-        loss = _epoch(victim, optimizer, images, labels, recipe, seed=seed, epoch=epoch, steps=steps)
+        loss = _epoch(
+            victim, optimizer, images, labels, recipe, seed=seed, epoch=epoch, steps=steps
+        )
         if not math.isfinite(loss):
             raise FloatingPointError(f"the loss is {loss} in epoch {epoch + 1}; lower recipe.lr")
         state.epoch = epoch + 1
@@ -270,11 +272,11 @@ def learning_rate(recipe: RecipeConfig, progress: float) -> float:
 
 def _optimizer(victim: Victim, recipe: RecipeConfig) -> torch.optim.Optimizer:
     parameters = [p for p in victim.parameters() if p.requires_grad]
-    arguments = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
+    lr, decay = recipe.lr, recipe.weight_decay
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(parameters, momentum=0.9, nesterov=True, **arguments)
+        return torch.optim.SGD(parameters, lr, momentum=0.9, nesterov=True, weight_decay=decay)
     kind = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
-    return kind(parameters, **arguments)
+    return kind(parameters, lr, weight_decay=decay)
 
 
 def _channels_last(images: Tensor) -> Tensor:

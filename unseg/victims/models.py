@@ -59,9 +59,10 @@ def _scaled(channels: tuple[int, ...], width: float, *, multiple: int = 1) -> tu
 
 
 def _plain_unet(request: Request) -> nn.Module:
-    """Width scales every layer."""
+    """Width scales every layer; the first one sees blocks of 2x2 pixels."""
     channels = (8, 16, 32) if request.tiny else (16, 32, 64, 128)
-    return PlainUNet(request.num_classes, _scaled(channels, request.width))
+    stem = 1 if request.tiny else 2
+    return PlainUNet(request.num_classes, _scaled(channels, request.width), stem=stem)
 
 
 def _smp_decoder(request: Request) -> tuple[int, ...]:
@@ -121,14 +122,18 @@ def _segformer(size: str) -> Callable[[Request], nn.Module]:
             )
         depths, channels, decoder = SEGFORMERS["tiny" if request.tiny else size]
         heads = (1, 2, 4, 8) if request.tiny else (1, 2, 5, 8)
-        sizes = [_scaled((c,), request.width, multiple=h)[0] for c, h in zip(channels, heads)]  # noqa: B905
-        config = SegformerConfig(
-            depths=list(depths),
-            hidden_sizes=sizes,
-            num_attention_heads=list(heads),
-            decoder_hidden_size=_scaled((decoder,), request.width)[0],
-            num_labels=request.num_classes,
-        )
+        sizes = [
+            _scaled((c,), request.width, multiple=h)[0]
+            for c, h in zip(channels, heads, strict=True)
+        ]
+        arguments: dict[str, Any] = {
+            "depths": list(depths),
+            "hidden_sizes": sizes,
+            "num_attention_heads": list(heads),
+            "decoder_hidden_size": _scaled((decoder,), request.width)[0],
+            "num_labels": request.num_classes,
+        }
+        config = SegformerConfig(**arguments)
         return SegformerForSemanticSegmentation(config)
 
     return build
@@ -139,7 +144,7 @@ def _unetplusplus(encoder: str, tiny_encoder: str) -> Callable[[Request], nn.Mod
 
 
 ARCHITECTURES: dict[str, Architecture] = {
-    "unet_plain": Architecture(_plain_unet, "U-Net (plain)", 8, has_library_weights=False),
+    "unet_plain": Architecture(_plain_unet, "U-Net (plain)", 16, has_library_weights=False),
     "unet": Architecture(
         _smp("Unet", encoder="resnet34", tiny_encoder="resnet18"), "U-Net (ResNet-34)"
     ),

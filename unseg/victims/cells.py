@@ -1,0 +1,179 @@
+"""The cells of a grid: what each is, where it lies, and who works on it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from unseg.config.evaluate import CLEAN, EvaluateConfig, MethodConfig
+from unseg.config.load import to_dict
+from unseg.utils.files import sha256_file
+
+ASSETS = Path(__file__).parent.parent / "assets"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One training run.
+
+    Attributes:
+        data: name of the data set.
+        method: name of the protection method, or "clean".
+        epsilon: budget inside the region in grey levels; 0 for clean.
+        epsilon_bg: budget outside.
+        victim: name of the victim.
+        defence: written defence.
+        clean_share: share of training pictures left clean.
+        is_twin: trained on those clean pictures alone; what the protected part is measured against.
+        seed: of the training.
+    """
+
+    data: str
+    method: str = CLEAN
+    epsilon: float = 0.0
+    epsilon_bg: float = 0.0
+    victim: str
+    defence: str = "none"
+    clean_share: float = 0.0
+    is_twin: bool = False
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        """Readable and fit for a folder."""
+        method = self.method
+        if method != CLEAN:
+            method += f"@{self.epsilon:g}-{self.epsilon_bg:g}"
+        parts = [self.data, method, self.victim, self.defence]
+        if self.clean_share:
+            parts.append(("part" if self.is_twin else "mix") + f"{100 * self.clean_share:g}")
+        return "__".join([*parts, f"s{self.seed}"])
+
+
+def expand(config: EvaluateConfig) -> list[Cell]:
+    """Every cell of the grid once, in order; mixtures bring their clean-part twins."""
+    cells: dict[Cell, None] = {}
+    for block in config.grid:
+        for data, method, victim, defence, share, seed in itertools.product(
+            block.data,
+            block.methods,
+            block.victims,
+            block.defences,
+            block.clean_shares,
+            block.seeds,
+        ):
+            common: dict[str, Any] = {
+                "data": data, "victim": victim, "defence": defence, "seed": seed
+            }  # fmt: skip
+            if method == CLEAN:
+                cells[Cell(**common)] = None
+                continue
+            for epsilon, epsilon_bg in _budgets(config.methods[method], block.budgets):
+                cells[
+                    Cell(
+                        method=method,
+                        epsilon=epsilon,
+                        epsilon_bg=epsilon_bg,
+                        clean_share=share,
+                        **common,
+                    )
+                ] = None
+            if share:
+                cells[Cell(clean_share=share, is_twin=True, **common)] = None
+    return list(cells)
+
+
+def _budgets(method: MethodConfig, written: tuple[str, ...]) -> list[tuple[float, float]]:
+    if not written:
+        return [(method.epsilon, method.epsilon_bg)]
+    pairs = [text.split("/") for text in written]
+    return [(float(inside), float(outside)) for inside, outside in pairs]
+
+
+def fingerprint(*parts: Any) -> str:
+    """Eight hexadecimal digits that change with any of the plain values."""
+    text = json.dumps(parts, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+class Layout:
+    """Folders of a grid. Their names change with what they hold, so nothing stale is reused."""
+
+    def __init__(self, config: EvaluateConfig) -> None:
+        self.config = config
+        self.run_dir = Path(config.run_dir)
+        self.cache_dir = Path(config.cache_dir) if config.cache_dir else self.run_dir / "cache"
+        self._files: dict[str, str] = {}
+
+    def pictures(self, data: str) -> Path:
+        """Clean pictures that had to be reduced or made before they are protected."""
+        section = self.config.data[data]
+        source = [to_dict(section.train), to_dict(section.test), to_dict(section.synthetic)]
+        return self.cache_dir / "pictures" / f"{data}-{fingerprint(source, section.protect_size)}"
+
+    def protected(self, cell: Cell) -> Path:
+        """Protected pictures of a cell: one folder for (data, method, budget, generator)."""
+        method = self.config.methods[cell.method]
+        key = fingerprint(
+            self.pictures(cell.data).name,
+            {**to_dict(method), "epsilon": cell.epsilon, "epsilon_bg": cell.epsilon_bg, "title": 0},
+            self._content(method.generator or "default"),
+        )
+        name = f"{cell.data}__{cell.method}@{cell.epsilon:g}-{cell.epsilon_bg:g}-{key}"
+        return self.cache_dir / "protected" / name
+
+    def cell(self, cell: Cell) -> Path:
+        """Folder of a cell."""
+        section, victim = self.config.data[cell.data], self.config.victims[cell.victim]
+        published = None if cell.method == CLEAN else self.protected(cell).name
+        data = {**to_dict(section), "publishable": 0}
+        weights = self._content(victim.weights_path)
+        key = fingerprint(data, {**to_dict(victim), "title": 0}, weights, published, asdict(cell))
+        return self.run_dir / "cells" / f"{cell.name}-{key}"
+
+    def _content(self, path: str | None) -> str | None:
+        """Checksum of a file or of a shipped generator; the name itself where there is none."""
+        if path is None:
+            return None
+        for file in (Path(path), ASSETS / f"{path}.safetensors"):
+            if file.is_file():
+                if path not in self._files:
+                    self._files[path] = sha256_file(file)
+                return self._files[path]
+        return path
+
+
+@contextlib.contextmanager
+def locked(folder: Path, *, wait: bool) -> Iterator[bool]:
+    """Whether this process now works alone on a folder.
+
+    The operating system frees the lock of a process that dies, however it dies, so a lock never
+    goes stale.
+
+    Args:
+        folder: made where missing.
+        wait: until it is free; else yields False at once where another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+def read_json(path: Path) -> Any:
+    """Content of a JSON file, or None where there is none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
