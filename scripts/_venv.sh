@@ -3,7 +3,8 @@
 #   source scripts/_venv.sh && prepare_venv "[eval,dev]"
 #
 # What was installed is remembered in .venv by a checksum of pyproject.toml, so that a second call
-# takes no time. UNSEG_PYTHON chooses the interpreter that makes the environment.
+# takes no time. UNSEG_PYTHON chooses the interpreter that makes the environment; UNSEG_NO_INSTALL=1
+# takes .venv as it is.
 
 fail() {
     printf '%s\n' "$*" >&2
@@ -12,6 +13,9 @@ fail() {
 
 prepare_venv() {
     local extras="$1" python="${UNSEG_PYTHON:-python3}" stamp
+    if [ "${UNSEG_NO_INSTALL:-}" = 1 ]; then
+        return
+    fi
     if [ ! -x .venv/bin/python ]; then
         command -v "$python" >/dev/null ||
             fail "$python: not found; install Python 3.11 or newer, or set UNSEG_PYTHON"
