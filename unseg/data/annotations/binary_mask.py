@@ -26,9 +26,11 @@ class BinaryMask(TreeSource):
             return self.config.mask_values == "zero_one"
         seen = 0
         for item in self.items():
+            if item.fault is not None:
+                continue
             try:
                 values, is_scaled = read_brightness(item.label, max_pixels=self.config.max_pixels)
-            except (UserError, OSError, AttributeError):
+            except (UserError, OSError):
                 continue  # reported where this image's turn comes
             if is_scaled or values.max(initial=0) > 1:
                 return False
