@@ -20,7 +20,7 @@ _REFERENCE_SIDE = 128
 
 
 class Synthetic:
-    """A data set of generated scenes, alike on every machine for one (seed, split, index).
+    """A data set of generated scenes, each determined by (seed, split, index) alone.
 
     Args:
         num_samples: how many scenes there are.
@@ -103,7 +103,7 @@ def _paint(rng: np.random.Generator, alpha: np.ndarray, side: int) -> np.ndarray
     contrast = np.float32(rng.uniform(16, 30))
     picture = _clouds(rng, side) + contrast * texture[..., None] * tint
     picture *= _shadows(rng, side)[..., None]
-    picture += rng.normal(0, 5, (side, side)).astype(np.float32)[..., None]
+    picture += 5 * rng.standard_normal((side, side), np.float32)[..., None]
     return np.clip(np.round(picture), 0, 255).astype(np.uint8)
 
 
