@@ -6,16 +6,20 @@ import argparse
 import functools
 import sys
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from unseg.config.describe import describe
 from unseg.config.load import has_key, load_config, to_yaml
 from unseg.utils.errors import UserError
 
 T = TypeVar("T")
-Main = Callable[[Sequence[str] | None], int]
-
 EXIT_DONE, EXIT_SOME_FAILED, EXIT_BAD_CALL, EXIT_INTERRUPTED = 0, 1, 2, 130
+
+
+class Main(Protocol):
+    """An entry function: arguments in (None takes the process's), exit code out."""
+
+    def __call__(self, argv: Sequence[str] | None = None) -> int: ...
 
 
 def user_errors(main: Callable[..., int]) -> Main:
