@@ -59,14 +59,16 @@ def read_weight_file(path: str | Path) -> WeightFile:
     start = _first_bytes(path)
     if start.startswith((_ZIP, _LEGACY)):
         return WeightFile(path=path, kind="torch", content=_read_torch(path, start))
+    # A length of eight bytes, little endian, then JSON. Its first byte may be anything, so this
+    # comes before the test for a pickle.
+    if start[4:9] == b"\0\0\0\0{":
+        content, header = _read_safetensors(path)
+        return WeightFile(path=path, kind="safetensors", content=content, header=header)
     if start[:1] == b"\x80":
         raise UserError(
             f"{path}: is a plain pickle, which could run any program; it was not opened. Ask for "
             "a file written by torch.save or safetensors"
         )
-    if start[8:9] == b"{":
-        content, header = _read_safetensors(path)
-        return WeightFile(path=path, kind="safetensors", content=content, header=header)
     found = "is empty" if not start else "is neither a torch file nor a safetensors file"
     raise UserError(f"{path}: {found}; {DAMAGED}, or check that it is a weight file")
 
