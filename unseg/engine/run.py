@@ -220,7 +220,7 @@ def provenance(loaders: Loaders, world_size: int) -> dict[str, Any]:
     names = "\n".join(loaders.train_names)
     return {
         "unseg": unseg.__version__,
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),  # a plain text, or the checkpoint would not load safely
         "world_size": world_size,
         "num_samples": len(loaders.train_names),
         "samples_sha256": hashlib.sha256(names.encode()).hexdigest(),
