@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unseg.protect.forward import level_tensor
 from unseg.protect.methods import Canvas, Method
 from unseg.protect.picture import Picture
 
@@ -84,8 +85,8 @@ def protected_pixels(
         device: where the arithmetic happens.
     """
     top = picture.max_value
-    levels = _to_tensor(picture.pixels, device)
-    inside = torch.from_numpy(np.ascontiguousarray(region)).to(device)[None, None]
+    levels = level_tensor(picture.pixels, device)
+    inside = torch.from_numpy(np.array(region)).to(device)[None, None]
     canvas = Canvas(key=key, image=levels / top, region=inside.float(), noise=noise)
     change = torch.round(method(canvas) * top) - levels
     if method.bounds is not None:
@@ -136,11 +137,3 @@ def keeps_budget(measured: Measurement, bounds: tuple[float, float]) -> bool:
 
 def _rounded(value: float) -> float:
     return round(value, 7)
-
-
-def _to_tensor(pixels: np.ndarray, device: torch.device) -> Tensor:
-    """(H, W, C) levels as a (1, C, H, W) float32 tensor; the narrow type travels."""
-    if pixels.dtype == np.uint16:
-        pixels = pixels.astype(np.int32)
-    levels = torch.from_numpy(np.ascontiguousarray(pixels)).to(device)
-    return levels.permute(2, 0, 1)[None].float()

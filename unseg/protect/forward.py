@@ -50,17 +50,22 @@ def model_frame(pixels: np.ndarray, *, image_size: int, device: torch.device | s
         (1, 3, S, S) float32 in [0, 1].
     """
     height, width = pixels.shape[:2]
-    top = float(np.iinfo(pixels.dtype).max)
-    stored = pixels.astype(np.int32) if pixels.dtype == np.uint16 else pixels
-    image = torch.from_numpy(np.ascontiguousarray(stored)).to(device)
-    image = image.permute(2, 0, 1)[None].float() / top
+    image = level_tensor(pixels, device) / float(np.iinfo(pixels.dtype).max)
     side = max(height, width)
     image = F.pad(image, (0, side - width, 0, side - height))
     if side != image_size:
-        image = F.interpolate(
-            image, (image_size, image_size), mode="bilinear", align_corners=False
-        )
+        image = F.interpolate(image, (image_size, image_size), mode="bilinear", align_corners=False)
     return image.expand(-1, 3, -1, -1)
+
+
+def level_tensor(pixels: np.ndarray, device: torch.device | str) -> Tensor:
+    """(H, W, C) uint8 or uint16 as a (1, C, H, W) float32 tensor; the narrow type travels."""
+    if pixels.dtype == np.uint16:
+        pixels = pixels.astype(np.int32)  # torch computes little with unsigned 16 bits
+    elif not pixels.flags.writeable:
+        pixels = pixels.copy()
+    levels = torch.from_numpy(np.ascontiguousarray(pixels)).to(device)
+    return levels.permute(2, 0, 1)[None].float()
 
 
 class NoiseMaker:

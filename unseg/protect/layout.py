@@ -115,8 +115,10 @@ def check_outputs(layout: Layout, items: Iterable[Item], folders: Sequence[Path]
         seen[name] = item.key
         target = out / name
         if target.exists() and target.samefile(item.image_path):
-            raise UserError(f"{item.image_path}: would be overwritten by its own output; choose "
-                            "another output folder")
+            raise UserError(
+                f"{item.image_path}: would be overwritten by its own output; choose "
+                "another output folder"
+            )
 
 
 def check_mirror(layout: Layout, items: Iterable[Item], root: Path) -> None:
@@ -183,7 +185,8 @@ def _files_below(root: Path) -> Iterator[str]:
         folders.sort()
         for name in sorted(names):
             path = Path(place) / name
-            if path.is_file():
+            # A link out of the data set is no part of it, and readers would refuse it.
+            if path.is_file() and path.resolve().is_relative_to(root.resolve()):
                 yield path.relative_to(root).as_posix()
 
 

@@ -11,7 +11,7 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -67,8 +67,11 @@ def read_manifest(folder: str | Path) -> Iterator[dict[str, Any]]:
     if not files:
         raise UserError(f"{folder}: has no {MANIFEST}; name the output folder of a generation")
     latest = _latest(files)
-    for number, offset in latest.values():
-        yield _entry_at(files[number], offset)
+    with contextlib.ExitStack() as stack:
+        opened = [stack.enter_context(path.open("rb")) for path in files]
+        for number, offset in latest.values():
+            opened[number].seek(offset)
+            yield json.loads(opened[number].readline())
 
 
 def finished(folder: Path) -> dict[str, Earlier]:
@@ -252,17 +255,9 @@ def _latest(files: list[Path]) -> dict[str, tuple[int, int]]:
     return latest
 
 
-def _entry_at(path: Path, offset: int) -> dict[str, Any]:
-    with path.open("rb") as file:
-        file.seek(offset)
-        return json.loads(file.readline())
-
-
-def _copy_line(place: tuple[int, int] | None, opened: list[IO[bytes]], out: IO[bytes]) -> None:
+def _copy_line(place: tuple[int, int] | None, opened: Sequence[IO[bytes]], out: IO[bytes]) -> None:
     if place is None:
         return
     source = opened[place[0]]
     source.seek(place[1])
     out.write(source.readline())
-
-

@@ -180,9 +180,7 @@ def build_method(name: str, options: MethodOptions) -> Method:
     return METHODS[name](options)
 
 
-def full_size_noise(
-    noises: Tensor, masks: list[Tensor], *, size: tuple[int, int]
-) -> Tensor:
+def full_size_noise(noises: Tensor, masks: list[Tensor], *, size: tuple[int, int]) -> Tensor:
     """Noises of several prompts as one: each object carries its own, the rest the union's.
 
     Args:

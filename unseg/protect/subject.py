@@ -179,7 +179,7 @@ class SubjectReader:
         """Region and prompts from boxes, points or nothing."""
         boxes, points = annotation.boxes, annotation.point_coords
         found = region_from_prompt(
-            _eight_bit(picture),
+            picture.rgb8(),
             boxes=boxes,
             point_coords=points,
             point_labels=annotation.point_labels,
@@ -193,14 +193,12 @@ class SubjectReader:
             if len(rows) > 1:
                 prompts += [self._model_prompts(size, boxes=row) for row in rows]
                 instances = tuple(
-                    region_from_prompt(_eight_bit(picture), boxes=row[None]).mask for row in rows
+                    region_from_prompt(picture.rgb8(), boxes=row[None]).mask for row in rows
                 )
             kind = "box"
         elif points is not None and len(points):
             prompts = [
-                self._model_prompts(
-                    size, point_coords=points, point_labels=annotation.point_labels
-                )
+                self._model_prompts(size, point_coords=points, point_labels=annotation.point_labels)
             ]
             kind = "points"
         else:
@@ -220,12 +218,6 @@ class SubjectReader:
         return model_prompts(
             size, image_size=self.frame.image_size, mask_size=self.frame.mask_size, **given
         )
-
-
-def _eight_bit(picture: Picture) -> np.ndarray:
-    """(H, W, 3) uint8, for models that look at the image."""
-    pixels = picture.rgb()
-    return pixels if pixels.dtype == np.uint8 else (pixels >> 8).astype(np.uint8)
 
 
 def _tight_box(mask: np.ndarray) -> np.ndarray:
