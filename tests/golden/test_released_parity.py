@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from parity import deterministic
+from golden.parity import deterministic
 
 from unseg.models import build_generator, build_surrogate
 from unseg.noise import compose

@@ -161,7 +161,7 @@ def _checked_image_size(size: str, image_size: int | None, default: int, patch: 
     if isinstance(image_size, bool) or not isinstance(image_size, int):
         raise UserError(f"image_size={image_size!r}: must be a whole number of pixels")
     if image_size < patch or image_size % patch:
-        nearest = max(1, round(image_size / patch)) * patch
+        nearest = max(1, (image_size + patch // 2) // patch) * patch
         raise UserError(
             f"image_size={image_size}: {size} cuts images into patches of {patch} x {patch}, "
             f"so the side must be a multiple of {patch}; use {nearest}"
