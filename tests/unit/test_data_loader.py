@@ -173,7 +173,7 @@ def test_pixels_rendered_from_windows_equal_those_of_the_worker() -> None:
     shares.is_whole = False
     raw = shares[job]
     assert len(raw.batch.image) == 0
-    assert_same(finish(raw.batch, raw.windows, "cpu"), whole.batch)
+    assert_same(finish(raw, "cpu"), whole.batch)
 
 
 def test_prompts_are_in_the_frame_of_their_player() -> None:

@@ -45,8 +45,6 @@ class InstanceDataset:
                     chosen.append((position, number))
         if problems:
             raise DataError(problems)
-        # The stored area leaves out nothing but rounding; the mask itself is only decoded when
-        # the sample is read.
         self._chosen = np.array(chosen, np.int32).reshape(-1, 2)
         _log.info("%s: %d instances of %d images", self.name, len(self), len(index.images))
 

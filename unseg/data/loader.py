@@ -55,24 +55,27 @@ class Frames:
     surrogate_mask_size: int
 
 
-@dataclass
+@dataclass(frozen=True)
 class Share:
     """One rank's part of a global batch on its way from a worker.
 
     Attributes:
         batch: complete, but with empty image and mask where `windows` hold them.
-        windows: of image and mask together (4 channels), one a sample.
+        windows: of image and mask together (4 channels), one a sample; their pixels are meta
+            tensors that tell the shape alone.
+        pixels: (N,) uint8, the pixels of all windows one after the other: one buffer between
+            processes and one copy to the device.
         skipped: (name, reason) of samples that were passed over.
     """
 
     batch: Batch
     windows: list[Window]
+    pixels: Tensor
     skipped: list[tuple[str, str]]
 
     def pin_memory(self) -> Share:
-        """Called by DataLoader: pixels in pinned memory are copied to the device without wait."""
-        windows = [replace(w, pixels=w.pixels.pin_memory()) for w in self.windows]
-        return Share(self.batch, windows, self.skipped)
+        """Called by DataLoader: pinned pixels are copied to the device without waiting."""
+        return replace(self, pixels=self.pixels.pin_memory())
 
 
 Job = tuple[int, tuple[int, ...]]
@@ -107,9 +110,17 @@ class _Shares(TorchDataset):
             names=tuple(name for name, _, _, _ in drawn),
             indices=torch.tensor([actual for _, actual, _, _ in drawn], dtype=torch.int64),
         )
+        if not windows:
+            return Share(batch, [], torch.empty(0, dtype=torch.uint8), skipped)
+        share = Share(
+            batch,
+            [replace(window, pixels=window.pixels.to("meta")) for window in windows],
+            torch.cat([window.pixels.flatten() for window in windows]),
+            skipped,
+        )
         if self.is_whole:
-            return Share(finish(batch, windows, "cpu"), [], skipped)
-        return Share(batch, windows, skipped)
+            return Share(finish(share, "cpu"), [], torch.empty(0, dtype=torch.uint8), skipped)
+        return share
 
     def _draw(
         self, epoch: int, index: int, skipped: list[tuple[str, str]]
@@ -174,16 +185,18 @@ def _as_uint8(sample: Sample) -> np.ndarray:
     return mask.astype(np.uint8) * np.uint8(255) if mask.dtype == bool else mask
 
 
-def finish(batch: Batch, windows: list[Window], device: torch.device | str) -> Batch:
+def finish(share: Share, device: torch.device | str) -> Batch:
     """The batch with its pixels rendered from their windows on the device."""
-    batch = batch.to(device)
+    batch, windows = share.batch.to(device), share.windows
     if not windows:
         return batch
+    pixels = share.pixels.to(device, non_blocking=True)
+    parts = pixels.split([window.pixels.numel() for window in windows])
     side = windows[0].image_size
     image = torch.zeros(len(windows), 3, side, side, device=device)
     mask = torch.zeros(len(windows), 1, side, side, device=device)
-    for row, window in enumerate(windows):
-        crop = render(window, device)
+    for row, (window, part) in enumerate(zip(windows, parts, strict=True)):
+        crop = render(replace(window, pixels=part.view(window.pixels.shape)), device)
         height, width = crop.shape[1:]
         image[row, :, :height, :width] = crop[:3]
         mask[row, :, :height, :width] = crop[3:]
@@ -299,4 +312,4 @@ class TrainLoader:
                 if key not in self._skipped:
                     _log.warning("skipped %s: %s", *key)
                 self._skipped[key] = self._skipped.get(key, 0) + 1
-            yield finish(share.batch, share.windows, self.device)
+            yield finish(share, self.device)
