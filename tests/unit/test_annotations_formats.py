@@ -344,6 +344,15 @@ def test_the_json_index_holds_positions_not_objects(tmp_path):
     assert len(source.read(source.items()[17]).segments) == 10
 
 
+def test_a_json_file_may_start_with_a_byte_order_mark_and_hold_spaces(tmp_path):
+    config = write_coco_instances(tmp_path)
+    path = tmp_path / "instances.json"
+    content = json.loads(path.read_text("utf-8"))
+    plain = read_first(config)
+    path.write_text(json.dumps(content, indent=3, ensure_ascii=False), "utf-8-sig")
+    assert np.array_equal(read_first(config).class_map, plain.class_map)
+
+
 # --- panoptic, Cityscapes ------------------------------------------------------------------------
 
 

@@ -19,6 +19,7 @@ from unseg.utils.errors import UserError
 
 _decode = json.JSONDecoder().raw_decode
 _SPACE = " \t\r\n"
+_BOM = b"\xef\xbb\xbf".decode("latin-1")
 
 
 class JsonIndex:
@@ -80,7 +81,7 @@ def _parse_at(file: Any, start: int, end: int, path: Path) -> dict[str, Any]:
 def _read_latin1(path: Path) -> str:
     """The file with one character a byte, so that positions in the text are positions in it."""
     try:
-        return path.read_bytes().removeprefix(b"\xef\xbb\xbf").decode("latin-1")
+        return path.read_bytes().decode("latin-1")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; see docs/DATASETS.md") from None
     except OSError as error:
@@ -89,7 +90,7 @@ def _read_latin1(path: Path) -> str:
 
 def _elements(text: str) -> Iterator[tuple[str, Any, int, int]]:
     """(key, element, start, end) for each element of each top-level list of an object."""
-    position = _expect(text, 0, "{")
+    position = _expect(text, len(_BOM) if text.startswith(_BOM) else 0, "{")
     if text[position] == "}":
         return
     while True:
