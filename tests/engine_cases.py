@@ -127,11 +127,16 @@ def in_float64(run: Trainer) -> Trainer:
     """The same trainer with both players in float64: sums in another order agree to 1e-12."""
     for player in run.players.values():
         player.double()
+        # Positions and mask prompts enter in float32, whatever the rest of the model is in.
+        player.prompt_encoder.pe_layer.float()
+        player.prompt_encoder.mask_downscaling.register_forward_pre_hook(
+            lambda module, inputs: (inputs[0].double(),)
+        )
     return run
 
 
 def batch_in_float64(data: Batch) -> Batch:
-    """The same samples, images and masks in float64."""
+    """The same samples with images and masks in float64."""
     return dataclasses.replace(data, image=data.image.double(), mask=data.mask.double())
 
 
