@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import timm
 import torch.nn.functional as F
 from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor, nn
@@ -92,6 +91,9 @@ class ResNetEncoder(nn.Module):
 
     def __init__(self, *, out_dim: int) -> None:
         super().__init__()
+        # timm takes seconds to import, and only this ablation builds one of its models.
+        import timm
+
         self.backbone = timm.create_model(
             "resnet50", pretrained=False, features_only=True, out_indices=(3, 4)
         )
