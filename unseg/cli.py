@@ -15,7 +15,12 @@ from unseg import __version__
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("unseg.commands.train", "train a generator, or continue to"),
     "pretrain-mae": ("unseg.commands.pretrain_mae", "pre-train the surrogate's encoder on images"),
+    "generate": ("unseg.commands.generate", "protect a data set by a configuration"),
+    "protect": ("unseg.commands.protect", "protect pictures and folders in one line"),
+    "check": ("unseg.commands.check", "measure a protected set again, and what JPEG leaves of it"),
     "data": ("unseg.commands.data", "check a data set on the disk against its configuration"),
+    "evaluate": ("unseg.commands.evaluate", "train victims on protected data, test them on clean"),
+    "report": ("unseg.commands.report", "write the report of an evaluation again"),
     "weights": ("unseg.commands.weights", "list, download, inspect, export, convert weights"),
     "doctor": ("unseg.commands.doctor", "report versions, device, weights, data, what is missing"),
 }

@@ -185,6 +185,11 @@ class SubjectReader:
             point_labels=annotation.point_labels,
         )
         size = picture.size
+        region = found.mask
+        if self.region.map == "official":
+            region = official_region(
+                region, image_size=self.frame.image_size, grid=self.frame.mask_size
+            )
         instances: tuple[np.ndarray, ...] = ()
         if boxes is not None and len(boxes):
             rows = np.asarray(boxes, np.float64).reshape(-1, 4)
@@ -206,7 +211,7 @@ class SubjectReader:
         return Subject(
             key=key,
             picture=picture,
-            region=found.mask,
+            region=region,
             prompts=tuple(prompts),
             instances=instances,
             prompt_kind=kind,
