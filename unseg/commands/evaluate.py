@@ -1,0 +1,50 @@
+"""Train victims on protected pictures, test them on clean ones, and write the report.
+
+    unseg evaluate configs/evaluate/debug.yaml
+    unseg evaluate configs/evaluate/kvasir_unet.yaml run_dir=work_dirs/evaluate/kvasir
+    torchrun --nproc-per-node 8 -m unseg.cli evaluate configs/evaluate/...   # one cell a GPU
+
+The same command again goes on where it was stopped; several processes, also on several machines
+with one file system, may run it at once. Exit code 1: some cells failed (their reason stands in
+`cells/NAME/failure.txt`); they are tried again next time.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from unseg.commands._run import EXIT_DONE, EXIT_SOME_FAILED, config_command, user_errors
+from unseg.config.evaluate import EvaluateConfig
+from unseg.utils.logging import setup_logging
+
+_log = logging.getLogger(__name__)
+
+
+@user_errors
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a grid and write its report.
+
+    Returns:
+        0, or 1 if a cell failed.
+    """
+    config = config_command(argv, EvaluateConfig, prog="unseg evaluate", doc=__doc__)
+    if config is None:
+        return EXIT_DONE
+    from unseg.victims.grid import check_grid, run_grid
+    from unseg.victims.report import write_report
+
+    check_grid(config)
+    # Ranks share the grid through its folder alone: no process group, nothing to wait for.
+    rank = int(os.environ.get("RANK", "0"))
+    setup_logging(Path(config.run_dir) / "evaluate.log", rank=rank)
+    outcome = run_grid(config)
+    for name, reason in outcome.failed.items():
+        _log.error("failed: %s: %s", name, reason)
+    if outcome.done:
+        path = write_report(config)
+        if rank == 0:
+            print(path.with_suffix(".html"))
+    return EXIT_SOME_FAILED if outcome.failed else EXIT_DONE

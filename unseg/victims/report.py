@@ -1,0 +1,47 @@
+"""The report of a grid: `report.md` with its figures, and one self-contained `report.html`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from unseg.config.evaluate import EvaluateConfig
+from unseg.utils.errors import UserError
+from unseg.utils.files import atomic_write, atomic_write_bytes
+from unseg.victims.sections import Picture, sections
+
+TEMPLATE = Path(__file__).parent.parent / "assets" / "report.html"
+
+
+def write_report(config: EvaluateConfig) -> Path:
+    """Write the report of whatever cells are done.
+
+    Returns:
+        Path of `report.md`; `report.html` lies beside it.
+
+    Raises:
+        UserError: no cell has a result yet, or the packages of the report are missing.
+    """
+    try:
+        import jinja2
+        import matplotlib as _  # noqa: F401 - missing must be said before any work
+    except ImportError as error:
+        raise UserError(
+            f"the report needs the package {error.name!r}; install the extra: "
+            "pip install 'unseg[eval]'"
+        ) from error
+    run_dir = Path(config.run_dir)
+    found = list(sections(config))
+    (run_dir / "figures").mkdir(parents=True, exist_ok=True)
+    text = [f"# {config.title}"]
+    for section in found:
+        text += [f"## {section.heading}", *(part.markdown() for part in section.parts)]
+        for part in section.parts:
+            if isinstance(part, Picture):
+                atomic_write_bytes(run_dir / "figures" / f"{part.name}.png", part.data)
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    page = template.render(title=config.title, sections=found)
+    atomic_write_bytes(run_dir / "report.html", page.encode())
+    with atomic_write(run_dir / "report.md", "w") as file:
+        file.write("\n\n".join(text) + "\n")
+    return run_dir / "report.md"

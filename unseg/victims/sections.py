@@ -1,0 +1,345 @@
+"""The sections of a report: words, tables and figures, independent of how they are written."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from unseg.config.evaluate import CLEAN, EvaluateConfig
+from unseg.utils.errors import UserError
+from unseg.victims import figures
+from unseg.victims.cells import Cell, Layout, expand
+from unseg.victims.jobs import EXAMPLES, protected_root
+from unseg.victims.models import ARCHITECTURES
+from unseg.victims.pictures import split_config
+from unseg.victims.tables import Key, Row, Spread, changes, collect
+
+NOTHING = "–"
+
+HOW_TO_READ = (
+    "Victims are trained on pictures as they were published and tested on clean ones: the lower "
+    "the score on clean test, the better the protection. 'selected' is the epoch that is best on a "
+    "validation split in the published state, which is all that a trainer can see; 'best' is the "
+    "epoch that happens to be best on the clean test itself. Protection is (clean - protected) / "
+    "(clean - floor), also clipped to [0, 1]; the floor is what the trivial predictor scores (0 "
+    "for IoU of the foreground). * marks a clean twin without the row's defence. Means and sample standard deviations over seeds, in percent. Rows of "
+    "random_sign and the like are controls: no claim counts without them."
+)
+
+
+@dataclass(frozen=True)
+class Text:
+    """A paragraph."""
+
+    text: str
+    kind: str = "text"
+
+    def markdown(self) -> str:
+        """As Markdown."""
+        return self.text
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table; the first `num_text` columns hold words."""
+
+    header: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+    num_text: int
+    kind: str = "table"
+
+    def markdown(self) -> str:
+        """As Markdown."""
+        rule = ["---" if i < self.num_text else "---:" for i in range(len(self.header))]
+        return "\n".join("| " + " | ".join(line) + " |" for line in (self.header, rule, *self.rows))
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure."""
+
+    name: str
+    alt: str
+    data: bytes
+    kind: str = "picture"
+
+    @property
+    def base64(self) -> str:
+        """For the page."""
+        return base64.b64encode(self.data).decode()
+
+    def markdown(self) -> str:
+        """As Markdown, beside the file."""
+        return f"![{self.alt}](figures/{self.name}.png)"
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading and what stands below it."""
+
+    heading: str
+    parts: list[Text | Table | Picture]
+
+
+def sections(config: EvaluateConfig) -> Iterator[Section]:
+    """All sections of a grid's report, from whatever cells are done.
+
+    Raises:
+        UserError: no cell has a result yet.
+    """
+    rows, _ = collect(config)
+    if not any(row.selected for row in rows):
+        raise UserError(f"{config.run_dir}: no cell is finished; run unseg evaluate first")
+    missing = sum(row.num_expected - len(row.epochs) for row in rows)
+    parts: list[Text | Table | Picture] = [Text(HOW_TO_READ)]
+    if missing:
+        parts.append(Text(f"{missing} cells of the grid have no result yet."))
+    for data in dict.fromkeys(row.key.data for row in rows):
+        of_data = [row for row in rows if row.key.data == data and row.selected]
+        parts += [Text(f"**{data}** ({of_data[0].metric if of_data else ''})")] * bool(of_data)
+        if of_data:
+            parts.append(_score_table(of_data, config))
+    yield Section("Scores on clean test pictures", parts)
+    yield from _published_section(rows, config)
+    yield from _mixture_section(rows, config)
+    yield from _change_section(config)
+    yield from _curve_section(rows, config)
+    yield from _picture_section(config)
+
+
+def _score_table(rows: list[Row], config: EvaluateConfig) -> Table:
+    header = (
+        "victim", "defence", "training pictures", "selected", "best", "last",
+        "own protected test", "boundary IoU", "protection", "clipped", "epochs", "seeds",
+    )  # fmt: skip
+    lines = []
+    for row in sorted(rows, key=_order):
+        assert row.selected is not None
+        mark = "" if row.is_clean_defended or row.key.method == CLEAN else "*"
+        value = row.protection
+        lines.append(
+            (
+                victim_title(config, row.key.victim),
+                row.key.defence,
+                method_title(config, row.key),
+                row.selected.percent(),
+                _percent(row.best),
+                _percent(row.last),
+                _percent(row.protected_test),
+                _percent(row.boundary),
+                _number(value, lambda v: f"{v:.3f}") + mark,
+                _number(value, lambda v: f"{min(1.0, max(0.0, v)):.3f}") + mark,
+                ", ".join(map(str, row.epochs)),
+                f"{len(row.epochs)}/{row.num_expected}",
+            )
+        )
+    return Table(header, lines, num_text=3)
+
+
+def _order(row: Row) -> tuple[Any, ...]:
+    key = row.key
+    return (key.victim, key.defence != "none", key.defence, key.clean_share, key.method != CLEAN)
+
+
+def _published_section(rows: list[Row], config: EvaluateConfig) -> Iterator[Section]:
+    lines = [
+        (
+            row.key.data,
+            victim_title(config, row.key.victim),
+            method_title(config, row.key),
+            _percent(row.selected),
+            f"{score:.1f}",
+            source,
+        )
+        for row in rows
+        for score, source in row.published
+    ]
+    if lines:
+        header = ("data", "victim", "training pictures", "ours", "published", "source")
+        yield Section("Beside published numbers", [Table(header, lines, num_text=3)])
+
+
+def _mixture_section(rows: list[Row], config: EvaluateConfig) -> Iterator[Section]:
+    mixed = [row for row in rows if row.key.clean_share and not row.key.is_twin and row.selected]
+    if not mixed:
+        return
+    header = (
+        "data", "victim", "defence", "protected part", "clean share",
+        "mixture", "clean part alone", "marginal value of the protected part",
+    )  # fmt: skip
+    lines = [
+        (
+            row.key.data,
+            victim_title(config, row.key.victim),
+            row.key.defence,
+            method_title(config, row.key, with_share=False),
+            f"{100 * row.key.clean_share:g} %",
+            _percent(row.selected),
+            _percent(row.clean_part),
+            _number(row.marginal, lambda v: f"{100 * v:+.1f}"),
+        )
+        for row in sorted(mixed, key=lambda r: (r.key.data, r.key.victim, r.key.method, r.key))
+    ]
+    note = (
+        "The rest of the pictures is protected. 'Clean part alone' trained on the same clean "
+        "pictures without the protected ones, for as many steps."
+    )
+    parts: list[Text | Table | Picture] = [Text(note), Table(header, lines, num_text=4)]
+    for data, victim in dict.fromkeys((row.key.data, row.key.victim) for row in mixed):
+        lines_of = _mixture_lines(
+            [
+                r
+                for r in rows
+                if (r.key.data, r.key.victim, r.key.defence) == (data, victim, "none")
+            ],
+            config,
+        )
+        if lines_of:
+            picture = figures.curves(
+                lines_of,
+                title=f"{data}, {victim_title(config, victim)}",
+                x_label="share of clean pictures (%)",
+                y_label="clean test (%)",
+            )
+            parts.append(Picture(f"mixture_{data}_{victim}", f"mixtures of {data}", picture))
+    yield Section("Mixtures of clean and protected pictures", parts)
+
+
+def _mixture_lines(rows: list[Row], config: EvaluateConfig) -> dict[str, list[tuple[float, float]]]:
+    lines: dict[str, list[tuple[float, float]]] = {}
+    clean = next((r for r in rows if r.key.method == CLEAN and not r.key.is_twin), None)
+    for row in rows:
+        if row.selected is None or row is clean:
+            continue
+        name = "clean part alone" if row.key.is_twin else method_title(config, row.key, False)
+        lines.setdefault(name, []).append((100 * row.key.clean_share, 100 * row.selected.mean))
+    if clean is not None and clean.selected is not None:
+        for points in lines.values():
+            points.append((100.0, 100 * clean.selected.mean))
+    return {name: sorted(points) for name, points in lines.items() if len(points) > 1}
+
+
+def _change_section(config: EvaluateConfig) -> Iterator[Section]:
+    lines = [
+        (
+            change.data,
+            config.methods[change.method].title or change.method,
+            f"{change.epsilon:g} / {change.epsilon_bg:g}",
+            _number(change.rms, lambda v: f"{v:.2f}"),
+            _number(change.linf, lambda v: f"{v:g}"),
+            _number(change.psnr, lambda v: f"{v:.1f}"),
+            _number(change.region_share, lambda v: f"{100 * v:.1f} %"),
+        )
+        for change in changes(config)
+    ]
+    if lines:
+        header = ("data", "method", "budget", "RMS", "Linf", "PSNR (dB)", "region")
+        note = "Measured on the written files, in grey levels of 255; means but for Linf."
+        yield Section("How the pictures change", [Text(note), Table(header, lines, num_text=2)])
+
+
+def _curve_section(rows: list[Row], config: EvaluateConfig) -> Iterator[Section]:
+    parts: list[Text | Table | Picture] = []
+    places = dict.fromkeys((row.key.data, row.key.victim, row.key.defence) for row in rows)
+    for data, victim, defence in places:
+        lines = {
+            method_title(config, row.key): [(epoch, 100 * score) for epoch, score in row.curve]
+            for row in rows
+            if (row.key.data, row.key.victim, row.key.defence) == (data, victim, defence)
+            and not row.key.clean_share
+            and row.curve
+        }
+        if not lines:
+            continue
+        title = f"{data}, {victim_title(config, victim)}"
+        title += "" if defence == "none" else f", defence {defence}"
+        picture = figures.curves(lines, title=title, x_label="epoch", y_label="clean test (%)")
+        name = f"curve_{data}_{victim}_{defence}".replace("+", "_")
+        parts.append(Picture(name, f"clean-test score by epoch, {title}", picture))
+    if parts:
+        yield Section("Clean-test score by epoch", parts)
+
+
+def _picture_section(config: EvaluateConfig) -> Iterator[Section]:
+    layout = Layout(config)
+    parts: list[Text | Table | Picture] = []
+    cells = [cell for cell in expand(config) if not cell.clean_share and cell.defence == "none"]
+    for data in dict.fromkeys(cell.data for cell in cells):
+        of_data = [cell for cell in cells if cell.data == data]
+        parts += _histograms(config, layout, data, of_data)
+        section = config.data[data]
+        if not (section.publishable or section.synthetic is not None):
+            parts.append(Text(f"Pictures of {data} are not shown: data.publishable is false."))
+            continue
+        for victim in dict.fromkeys(cell.victim for cell in of_data):
+            parts += _examples(config, layout, [c for c in of_data if c.victim == victim])
+    if parts:
+        yield Section("Pictures and predictions", parts)
+
+
+def _histograms(
+    config: EvaluateConfig, layout: Layout, data: str, cells: Sequence[Cell]
+) -> list[Text | Table | Picture]:
+    roots = {}
+    for cell in cells:
+        root = None if cell.method == CLEAN else protected_root(config, layout, cell, "train")
+        if root is not None and root.is_dir():
+            roots[method_title(config, Key.of(cell))] = root
+    if not roots:
+        return []
+    dataset = split_config(config.data[data], "train", layout.pictures(data))
+    picture = figures.histogram(dataset, roots, title=f"pixel values, {data}")
+    return [Picture(f"histogram_{data}", f"histogram of pixel values, {data}", picture)]
+
+
+def _examples(
+    config: EvaluateConfig, layout: Layout, cells: Sequence[Cell]
+) -> list[Text | Table | Picture]:
+    examples: dict[str, dict[str, np.ndarray]] = {}
+    for cell in cells:
+        path = layout.cell(cell) / EXAMPLES
+        name = method_title(config, Key.of(cell))
+        if name not in examples and path.is_file():
+            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
+                examples[name] = {key: stored[key] for key in stored.files}
+    if not examples:
+        return []
+    data, victim = cells[0].data, cells[0].victim
+    title = f"predictions on clean test pictures: {data}, {victim_title(config, victim)}"
+    picture = figures.predictions(examples, title=title)
+    return [Picture(f"predictions_{data}_{victim}", title, picture)]
+
+
+def method_title(config: EvaluateConfig, key: Key, with_share: bool = True) -> str:
+    """What tables call the training pictures of a row."""
+    if key.is_twin:
+        return f"clean, {100 * key.clean_share:g} % of the pictures"
+    if key.method == CLEAN:
+        return CLEAN
+    title = config.methods[key.method].title or key.method
+    title += f" {key.epsilon:g}/{key.epsilon_bg:g}"
+    if key.clean_share and with_share:
+        title += f" + {100 * key.clean_share:g} % clean"
+    return title
+
+
+def victim_title(config: EvaluateConfig, name: str) -> str:
+    """What tables call a victim."""
+    victim = config.victims[name]
+    title = victim.title or ARCHITECTURES[victim.arch].title + (", tiny" if victim.tiny else "")
+    others = [v for n, v in config.victims.items() if n != name and v.arch == victim.arch]
+    return f"{title} [{name}]" if others and victim.title is None else title
+
+
+def _percent(value: Spread | None) -> str:
+    return NOTHING if value is None else value.percent()
+
+
+def _number(value: float | None, show: Callable[[float], str]) -> str:
+    return NOTHING if value is None or math.isnan(value) else show(value)
