@@ -133,7 +133,7 @@ def _draw(
                 mask_inputs=corrupted,
             )
         )
-    return Prompts.cat(rows, [1] * len(rows))
+    return rows[0] if len(rows) == 1 else Prompts.cat(rows, [1] * len(rows))
 
 
 def mask_prompt(mask: Tensor, *, image_size: int, mask_size: int) -> Tensor:

@@ -111,6 +111,8 @@ class PairDataset:
         self._images = StringTable(image for image, _ in kept)
         self._masks = StringTable(mask for _, mask in kept)
         self._scale: int | None = None
+        # Resolving symbolic links costs as much as a small decode: once for each pair is enough.
+        self._is_inside = np.zeros(len(kept), bool)
 
     def __len__(self) -> int:
         return len(self._images)
@@ -123,12 +125,15 @@ class PairDataset:
         """
         if not 0 <= index < len(self):
             raise IndexError(index)
-        image = resolve_inside(self.root, self._images[index])
-        mask = resolve_inside(self.root, self._masks[index])
-        return Record(image, mask, self.sample_name(index), index)
+        image, mask = self._images[index], self._masks[index]
+        if not self._is_inside[index]:
+            resolve_inside(self.root, image)
+            resolve_inside(self.root, mask)
+            self._is_inside[index] = True
+        return Record(self.root / image, self.root / mask, image, index)
 
     def sample_name(self, index: int) -> str:
-        """The image's path relative to the root; with the mask's where masks share an image."""
+        """The image's path relative to the root."""
         return self._images[index]
 
     def fault(self, index: int) -> str | None:

@@ -109,21 +109,27 @@ def _paint(rng: np.random.Generator, alpha: np.ndarray, side: int) -> np.ndarray
 
 def _texture(rng: np.random.Generator, side: int, angle: float, wavelength: float) -> np.ndarray:
     """Oriented band-pass noise (side, side) of unit variance."""
-    radius, direction = _frequencies(side)
-    band = np.exp(-(((radius * wavelength - 1) / 0.3) ** 2))
-    # Orientation has period pi; cos of the doubled angle makes both half planes agree.
-    fan = np.exp((np.cos(2 * (direction - angle)) - 1) / 0.18)
-    noise = np.fft.rfft2(rng.standard_normal((side, side), np.float32))
-    texture = np.fft.irfft2(noise * (band * fan), s=(side, side)).astype(np.float32)
+    radius, cosine, sine = _frequencies(side)
+    # Orientation has period pi: the cosine of twice the angle between makes both half planes agree.
+    alike = cosine * np.float32(np.cos(2 * angle)) + sine * np.float32(np.sin(2 * angle))
+    band = (radius * np.float32(wavelength) - 1) / np.float32(0.3)
+    gain = np.exp((alike - 1) / np.float32(0.18) - band * band)
+    # White noise drawn as its spectrum, which saves the forward transform.
+    spectrum = rng.standard_normal((*radius.shape, 2), np.float32).view(np.complex64)[..., 0]
+    texture = np.fft.irfft2(spectrum * gain, s=(side, side)).astype(np.float32)
     return texture / texture.std()
 
 
 @functools.lru_cache(maxsize=4)
-def _frequencies(side: int) -> tuple[np.ndarray, np.ndarray]:
-    """Of each `rfft2` coefficient, (side, side // 2 + 1): cycles a pixel, and direction."""
+def _frequencies(side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of each `rfft2` coefficient: cycles a pixel, cosine and sine of twice its direction.
+
+    All (side, side // 2 + 1) float32.
+    """
     across = np.fft.rfftfreq(side).astype(np.float32)[None]
     along = np.fft.fftfreq(side).astype(np.float32)[:, None]
-    return np.hypot(across, along), np.arctan2(along, across)
+    twice = 2 * np.arctan2(along, across)
+    return np.hypot(across, along), np.cos(twice), np.sin(twice)
 
 
 def _clouds(rng: np.random.Generator, side: int) -> np.ndarray:

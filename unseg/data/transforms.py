@@ -164,13 +164,15 @@ def cut_window(pixels: np.ndarray, crop: Crop) -> Window:
 
 
 def _compact(taps: Taps) -> tuple[slice | np.ndarray, Taps]:
-    """The source positions that are read, and the taps renumbered to them."""
-    used, numbers = np.unique(np.concatenate((taps.first, taps.second)), return_inverse=True)
+    """Source positions that hold all that is read, at most two a tap, and taps into them."""
     count = len(taps.first)
-    renumbered = Taps(numbers[:count], numbers[count:], taps.weight_first, taps.weight_second)
-    if used[-1] - used[0] + 1 == len(used):
-        return slice(int(used[0]), int(used[-1]) + 1), renumbered
-    return used, renumbered
+    low = int(min(taps.first[0], taps.first[-1], taps.second[0], taps.second[-1]))
+    high = int(max(taps.first[0], taps.first[-1], taps.second[0], taps.second[-1]))
+    if high - low < 2 * count:
+        moved = Taps(taps.first - low, taps.second - low, taps.weight_first, taps.weight_second)
+        return slice(low, high + 1), moved
+    used, numbers = np.unique(np.concatenate((taps.first, taps.second)), return_inverse=True)
+    return used, Taps(numbers[:count], numbers[count:], taps.weight_first, taps.weight_second)
 
 
 def render(window: Window, device: torch.device | str = "cpu") -> Tensor:
