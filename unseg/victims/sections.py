@@ -7,7 +7,7 @@ import io
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -28,21 +28,22 @@ HOW_TO_READ = (
     "validation split in the published state, which is all that a trainer can see; 'best' is the "
     "epoch that happens to be best on the clean test itself. Protection is (clean - protected) / "
     "(clean - floor), also clipped to [0, 1]; the floor is what the trivial predictor scores (0 "
-    "for IoU of the foreground). * marks a clean twin without the row's defence. Means and sample standard deviations over seeds, in percent. Rows of "
-    "random_sign and the like are controls: no claim counts without them."
+    "for IoU of the foreground); * marks a clean twin without the row's defence. Means and sample "
+    "standard deviations over seeds, in percent. Rows of random_sign and the like are controls: no "
+    "claim counts without them."
 )
 
 
 @dataclass(frozen=True)
 class Text:
-    """A paragraph."""
+    """A paragraph, or a smaller heading."""
 
     text: str
-    kind: str = "text"
+    kind: Literal["text", "heading"] = "text"
 
     def markdown(self) -> str:
         """As Markdown."""
-        return self.text
+        return f"### {self.text}" if self.kind == "heading" else self.text
 
 
 @dataclass(frozen=True)
@@ -102,8 +103,8 @@ def sections(config: EvaluateConfig) -> Iterator[Section]:
         parts.append(Text(f"{missing} cells of the grid have no result yet."))
     for data in dict.fromkeys(row.key.data for row in rows):
         of_data = [row for row in rows if row.key.data == data and row.selected]
-        parts += [Text(f"**{data}** ({of_data[0].metric if of_data else ''})")] * bool(of_data)
         if of_data:
+            parts.append(Text(f"{data} ({of_data[0].metric})", "heading"))
             parts.append(_score_table(of_data, config))
     yield Section("Scores on clean test pictures", parts)
     yield from _published_section(rows, config)
