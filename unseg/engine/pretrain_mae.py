@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from segment_anything.modeling.image_encoder import Attention
 from torch import Tensor, nn
 
 from unseg.config.pretrain import PretrainConfig
@@ -126,7 +127,7 @@ class Autoencoder(nn.Module):
         }
 
 
-def _global_attention(layer: nn.Module, tokens: Tensor) -> Tensor:
+def _global_attention(layer: Attention, tokens: Tensor) -> Tensor:
     """Self-attention over (B, V, C) with the weights of a Segment Anything attention layer."""
     batch, count, dim = tokens.shape
     qkv = layer.qkv(tokens).view(batch, count, 3, layer.num_heads, -1).permute(2, 0, 3, 1, 4)
