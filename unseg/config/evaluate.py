@@ -51,6 +51,8 @@ class DataConfig:
     protect_size: int | None = bounded(None, low=16)
     """Pictures are reduced to this long side before they are protected; None: protected as they
     are. A trainer's own resizing comes after."""
+    protect_square: bool = False
+    """Reduce to a square of side `protect_size` instead, as trainers that squash will do later."""
     validation_share: float = bounded(0.1, low=0, high=0.5)
     """Share of the training pictures that is kept back, in the state in which they were published,
     for choosing the epoch."""
@@ -63,6 +65,8 @@ class DataConfig:
             yield "synthetic", "replaces train and test; give one of the two"
         if self.synthetic is None and (self.train is None or self.test is None):
             yield "train", "needs both train and test (or synthetic)"
+        if self.protect_square and self.protect_size is None:
+            yield "protect_square", "needs protect_size"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +106,8 @@ class RecipeConfig:
     """Side of the square frame in pixels."""
     keep_ratio: bool = False
     """true: long side to `image_size` and padding; false: squashed to the square."""
+    antialias: bool = True
+    """Smooth before reducing a picture, as torchvision and Pillow do and OpenCV does not."""
     crop: int | None = bounded(None, low=8)
     """Side of the training crop; None: `image_size`."""
     scale: tuple[float, float] = (0.75, 1.5)

@@ -116,7 +116,8 @@ class Layout:
         """Clean pictures that had to be reduced or made before they are protected."""
         section = self.config.data[data]
         source = [to_dict(section.train), to_dict(section.test), to_dict(section.synthetic)]
-        return self.cache_dir / "pictures" / f"{data}-{fingerprint(source, section.protect_size)}"
+        frame = (section.protect_size, section.protect_square)
+        return self.cache_dir / "pictures" / f"{data}-{fingerprint(source, frame)}"
 
     def protected(self, cell: Cell) -> Path:
         """Protected pictures of a cell: one folder for (data, method, budget, generator)."""

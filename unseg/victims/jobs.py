@@ -48,7 +48,7 @@ class TensorCache:
         root = protected_root(self.config, self.layout, cell, split) if is_protected else None
         data = self.config.data[cell.data]
         recipe = self.config.victims[cell.victim].recipe
-        frame = (recipe.image_size, recipe.keep_ratio, recipe.score_at)
+        frame = (recipe.image_size, recipe.keep_ratio, recipe.antialias, recipe.score_at)
         key = (cell.data, split, root, cell.defence, frame)
         if key not in self._sets:
             dataset = split_config(data, split, self.layout.pictures(cell.data))

@@ -59,10 +59,9 @@ def _scaled(channels: tuple[int, ...], width: float, *, multiple: int = 1) -> tu
 
 
 def _plain_unet(request: Request) -> nn.Module:
-    """Width scales every layer; the first one sees blocks of 2x2 pixels."""
-    channels = (8, 16, 32) if request.tiny else (16, 32, 64, 128)
-    stem = 1 if request.tiny else 2
-    return PlainUNet(request.num_classes, _scaled(channels, request.width), stem=stem)
+    """Width scales every layer."""
+    channels = (8, 16, 32) if request.tiny else (8, 16, 32, 64, 128)
+    return PlainUNet(request.num_classes, _scaled(channels, request.width))
 
 
 def _smp_decoder(request: Request) -> tuple[int, ...]:

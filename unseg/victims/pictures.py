@@ -93,7 +93,7 @@ def make_pictures(data: DataConfig, folder: Path) -> None:
 def _make_split(data: DataConfig, split: str, folder: Path) -> None:
     if data.synthetic is not None:
         for sample in synthetic_samples(data, split):
-            _write_pair(folder, sample.name, sample.image, sample.mask.astype(np.uint8), None)
+            _write_pair(folder, sample.name, sample.image, (sample.mask > 0).astype(np.uint8), None)
         return
     dataset: DatasetConfig = getattr(data, split)
     source = build_source(dataset)
@@ -109,7 +109,11 @@ def _make_split(data: DataConfig, split: str, folder: Path) -> None:
                 open_background=_has_open_background(dataset),
             )
             image = read_rgb(item.image_path, max_pixels=dataset.max_pixels)
-            _write_pair(folder, item.key, image, label, data.protect_size)
+            side = data.protect_size
+            frame = frame_of(*label.shape, long_side=side)
+            if data.protect_square and side is not None:
+                frame = (side, side)
+            _write_pair(folder, item.key, image, label, frame)
             progress.update()
 
 
@@ -125,13 +129,13 @@ def synthetic_samples(data: DataConfig, split: str) -> list[Sample]:
 
 
 def _write_pair(
-    folder: Path, key: str, image: np.ndarray, label: np.ndarray, long_side: int | None
+    folder: Path, key: str, image: np.ndarray, label: np.ndarray, frame: tuple[int, int] | None
 ) -> None:
     import cv2
 
     if image.shape[:2] != label.shape:
         raise UserError(f"{key}: label is {label.shape} (H, W) but the picture {image.shape[:2]}")
-    height, width = frame_of(*label.shape, long_side=long_side)
+    height, width = frame or label.shape
     if (height, width) != label.shape:
         # Area averaging is what a careful trainer's reduction does; labels keep their values.
         image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
@@ -214,7 +218,11 @@ def load_tensors(
         image = torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
         image = apply_defence(image[None], defence, at_test=is_test)[0]
         framed, classes, extent = fit_frame(
-            image, torch.from_numpy(label), side=recipe.image_size, keep_ratio=recipe.keep_ratio
+            image,
+            torch.from_numpy(label),
+            side=recipe.image_size,
+            keep_ratio=recipe.keep_ratio,
+            antialias=recipe.antialias,
         )
         images.append(framed)
         labels.append(classes)

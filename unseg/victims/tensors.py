@@ -72,7 +72,7 @@ class TensorSet:
 
 
 def fit_frame(
-    image: Tensor, label: Tensor, *, side: int, keep_ratio: bool
+    image: Tensor, label: Tensor, *, side: int, keep_ratio: bool, antialias: bool = True
 ) -> tuple[Tensor, Tensor, tuple[int, int]]:
     """One picture and its label map in the square frame.
 
@@ -81,6 +81,7 @@ def fit_frame(
         label: (H, W) uint8.
         side: of the square.
         keep_ratio: long side to `side` and padding at the bottom and right; else squashed.
+        antialias: smooth before reducing.
 
     Returns:
         (3, side, side) uint8, (side, side) uint8, (height, width) of the content.
@@ -90,8 +91,9 @@ def fit_frame(
     if keep_ratio:
         scale = side / max(height, width)
         size = (max(1, round(height * scale)), max(1, round(width * scale)))
-    # Antialiased, as any trainer's loader does: without it, fine noise would alias into coarse.
-    small = F.interpolate(image[None], size, mode="bilinear", align_corners=False, antialias=True)
+    small = F.interpolate(
+        image[None], size, mode="bilinear", align_corners=False, antialias=antialias
+    )
     levels = torch.round(255 * small[0]).clamp(0, 255).to(torch.uint8)
     classes = F.interpolate(label[None, None].float(), size, mode="nearest-exact")[0, 0]
     pad = (0, side - size[1], 0, side - size[0])

@@ -1,0 +1,197 @@
+"""Every victim of the registry keeps one contract: it learns, and it runs at its real size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from unseg.data.synthetic import Synthetic
+from unseg.metrics import ConfusionMatrix
+from unseg.utils.errors import UserError
+from unseg.victims.fit import segmentation_loss
+from unseg.victims.models import ARCHITECTURES, build_victim
+from unseg.victims.tensors import as_input, fit_frame
+
+SIDE = 32
+
+
+@pytest.fixture(scope="module")
+def four() -> tuple[torch.Tensor, torch.Tensor]:
+    """Four synthetic pictures and their masks."""
+    scenes = Synthetic(4, image_size=64, seed=3)
+    framed = []
+    for i in range(4):
+        scene = scenes[i]
+        image = torch.from_numpy(scene.image).permute(2, 0, 1).float() / 255
+        label = torch.from_numpy((scene.mask > 0).astype("uint8"))
+        framed.append(fit_frame(image, label, side=SIDE, keep_ratio=False)[:2])
+    return torch.stack([f[0] for f in framed]), torch.stack([f[1] for f in framed]).long()
+
+
+class VictimContract:
+    """What holds for every victim; a subclass names one."""
+
+    arch: str
+    lr = 3e-3
+    max_steps = 150
+
+    def test_tiny_version_overfits_four_pictures(
+        self, four: tuple[torch.Tensor, torch.Tensor]
+    ) -> None:
+        torch.manual_seed(0)
+        images, labels = as_input(four[0]), four[1]
+        victim = build_victim(self.arch, num_classes=2, tiny=True)
+        optimizer = torch.optim.Adam(victim.parameters(), self.lr)
+        best = 0.0
+        for step in range(self.max_steps):
+            logits = victim(images)
+            optimizer.zero_grad()
+            segmentation_loss(logits, labels, dice=True).backward()
+            optimizer.step()
+            if step % 10 == 9:
+                best = self._score(victim, images, labels)
+                if best > 0.9:
+                    return
+        pytest.fail(f"IoU {best:.3f} after {self.max_steps} steps")
+
+    @staticmethod
+    def _score(victim: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor) -> float:
+        victim.eval()
+        counts = ConfusionMatrix(2)
+        with torch.no_grad():
+            counts.update(victim(images).argmax(1), labels)
+        victim.train()
+        return counts.foreground_iou()
+
+    def test_real_size_takes_two_steps_and_evaluates(self) -> None:
+        torch.manual_seed(0)
+        victim = build_victim(self.arch, num_classes=3)
+        optimizer = torch.optim.SGD(victim.parameters(), 1e-3)
+        # Not a multiple of any divisor: the victim pads and crops by itself.
+        images, labels = torch.rand(2, 3, 65, 70), torch.randint(0, 3, (2, 65, 70))
+        before = [p.detach().clone() for p in victim.parameters()]
+        for _ in range(2):
+            loss = segmentation_loss(victim(images), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            assert torch.isfinite(loss)
+        changed = [not torch.equal(a, b) for a, b in zip(before, victim.parameters(), strict=True)]
+        assert sum(changed) > 0.9 * len(changed)
+        victim.eval()
+        with torch.no_grad():
+            assert victim(images).shape == (2, 3, 65, 70)
+
+    def test_width_makes_it_larger(self) -> None:
+        sizes = [
+            sum(
+                p.numel()
+                for p in build_victim(self.arch, num_classes=2, tiny=True, width=w).parameters()
+            )
+            for w in (1.0, 2.0)
+        ]
+        assert sizes[1] > sizes[0]
+
+
+class TestPlainUNet(VictimContract):
+    arch = "unet_plain"
+
+
+class TestUNet(VictimContract):
+    arch = "unet"
+
+
+class TestUNetPlusPlusResNet50(VictimContract):
+    arch = "unetplusplus_resnet50"
+
+
+class TestUNetPlusPlusDenseNet169(VictimContract):
+    arch = "unetplusplus_densenet169"
+
+
+class TestUNetPlusPlusEfficientNetB6(VictimContract):
+    arch = "unetplusplus_efficientnet_b6"
+
+
+class TestUNetPlusPlusRes2Net50(VictimContract):
+    arch = "unetplusplus_res2net50"
+
+
+class TestUNetPlusPlusRegNetX(VictimContract):
+    arch = "unetplusplus_regnetx"
+
+
+class TestDeepLabV1(VictimContract):
+    arch = "deeplabv1_vgg16"
+
+
+class TestDeepLabV3ResNet50(VictimContract):
+    arch = "deeplabv3_resnet50"
+
+
+class TestDeepLabV3ResNet101(VictimContract):
+    arch = "deeplabv3_resnet101"
+
+
+class TestSegFormerB0(VictimContract):
+    arch = "segformer_b0"
+
+
+class TestSegFormerB2(VictimContract):
+    arch = "segformer_b2"
+
+
+def test_every_registered_victim_has_a_contract() -> None:
+    tested = {c.arch for c in VictimContract.__subclasses__()}
+    assert tested == set(ARCHITECTURES)
+
+
+def test_whole_and_encoder_weights_load_by_content(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    donor = build_victim("unet", num_classes=2, tiny=True)
+    torch.save({"state_dict": donor.state_dict()}, tmp_path / "whole.pt")
+    encoder = {**donor.network.encoder.state_dict(), "fc.weight": torch.zeros(3, 3)}
+    save_file(encoder, tmp_path / "encoder.safetensors")
+    whole = build_victim(
+        "unet", num_classes=2, tiny=True, weights="path", weights_path=tmp_path / "whole.pt"
+    )
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(whole.state_dict().values(), donor.state_dict().values(), strict=True)
+    )
+    # Another number of classes: the encoder alone fits.
+    other = build_victim(
+        "unet",
+        num_classes=5,
+        tiny=True,
+        weights="path",
+        weights_path=tmp_path / "encoder.safetensors",
+    )
+    assert torch.equal(other.network.encoder.conv1.weight, donor.network.encoder.conv1.weight)
+
+
+def test_weights_of_another_network_are_refused_with_the_first_wrong_key(tmp_path: Path) -> None:
+    torch.save({"something.weight": torch.zeros(2)}, tmp_path / "other.pt")
+    with pytest.raises(UserError, match=r"other\.pt.*something\.weight"):
+        build_victim(
+            "unet_plain",
+            num_classes=2,
+            tiny=True,
+            weights="path",
+            weights_path=tmp_path / "other.pt",
+        )
+
+
+def test_an_unknown_victim_is_named_with_the_known_ones() -> None:
+    with pytest.raises(UserError, match="unknown victim 'vgg'; known are unet_plain"):
+        build_victim("vgg", num_classes=2)
+
+
+def test_deeplabv1_keeps_an_eighth_of_the_size_and_a_dilated_classifier() -> None:
+    network = build_victim("deeplabv1_vgg16", num_classes=4, tiny=True).network.eval()
+    assert network(torch.rand(1, 3, 64, 72)).shape == (1, 4, 8, 9)
+    dilations = [m.dilation[0] for m in network.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert dilations[-6:] == [2, 2, 2, 12, 1, 1]
