@@ -79,6 +79,7 @@ class Loader:
     ) -> None:
         self.num_samples, self.batch_size = num_samples, batch_size
         self.rank, self.world_size = rank, world_size
+        self.is_float64 = False
 
     def __len__(self) -> int:
         return -(-self.num_samples // self.batch_size)
@@ -88,7 +89,8 @@ class Loader:
             first = number * self.batch_size
             size = min(self.batch_size, self.num_samples - first)
             low, high = (size * (self.rank + i) // self.world_size for i in (0, 1))
-            yield batch(high - low, first=(100 * epoch) + first + low)
+            data = batch(high - low, first=(100 * epoch) + first + low)
+            yield batch_in_float64(data) if self.is_float64 else data
 
 
 def trainer(
@@ -125,6 +127,7 @@ def trainer(
 
 def in_float64(run: Trainer) -> Trainer:
     """The same trainer with both players in float64: sums in another order agree to 1e-12."""
+    run.loader.is_float64 = True
     for player in run.players.values():
         player.double()
         # Positions and mask prompts enter in float32, whatever the rest of the model is in.
