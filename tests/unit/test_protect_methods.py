@@ -1,0 +1,192 @@
+"""The methods, their composition with an image, and the batched forward pass."""
+
+import numpy as np
+import pytest
+import torch
+from generate_cases import make_image, make_mask, saturated_generator
+
+from unseg.noise import upsample_noise
+from unseg.protect.compose import fraction_note, limits, measure, protected_pixels
+from unseg.protect.forward import NoiseMaker, Row, model_frame
+from unseg.protect.methods import METHODS, MethodOptions, build_method, full_size_noise
+from unseg.protect.picture import Picture
+from unseg.protect.region import model_prompts
+
+CPU = torch.device("cpu")
+SIZE = (37, 52)
+
+
+def protected_by(name, *, key="a", channels=3, dtype=np.uint8, noise=None, **options):
+    image = make_image(1, *SIZE, channels)
+    pixels = image if dtype == np.uint8 else image.astype(np.uint16) * 257 + 5
+    region = make_mask(*SIZE) > 0
+    method = build_method(name, MethodOptions(grid=16, **options))
+    if noise is None and method.noise_from != "none":
+        noise = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+        noise = torch.tanh(5 * noise)
+    picture = Picture(pixels=pixels)
+    result = protected_pixels(
+        picture, key=key, region=region, method=method, noise=noise, device=CPU
+    )
+    return pixels, result, region, method
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("name", [n for n in METHODS if n != "jpeg_only"])
+def test_every_bounded_method_reaches_and_keeps_its_budget(name, channels, dtype):
+    clean, result, region, method = protected_by(name, channels=channels, dtype=dtype)
+    assert result.dtype == dtype
+    assert result.shape == clean.shape
+    found = measure(clean, result, region)
+    inside, outside = method.bounds
+    assert found.linf_inside <= inside
+    assert found.linf_outside <= outside
+    # Bilinear upsampling of saturated noise still has places at the full budget.
+    assert found.linf_inside > 0.85 * inside
+    assert found.linf_outside >= 0.5 * outside
+
+
+def test_the_perturbation_is_that_of_a_loop_over_pixels():
+    noise = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    clean, result, region, _ = protected_by("unseg", noise=noise)
+    full = upsample_noise(noise, SIZE)[0].permute(1, 2, 0).numpy()
+    for y in range(0, SIZE[0], 5):
+        for x in range(0, SIZE[1], 7):
+            budget = 8 if region[y, x] else 2
+            for c in range(3):
+                wanted = round(float(clean[y, x, c]) + budget * float(full[y, x, c]))
+                assert abs(int(result[y, x, c]) - min(max(wanted, 0), 255)) <= (
+                    # a product that lies within float32's error of one half may round either way
+                    abs(budget * float(full[y, x, c])) % 1 - 0.5 < 1e-4
+                )
+
+
+def test_flat_uses_the_inner_budget_everywhere():
+    clean, result, region, _ = protected_by("flat")
+    assert measure(clean, result, region).linf_outside > 6
+
+
+def test_random_signs_change_with_the_image_and_fixed_signs_do_not():
+    def change(name, key):
+        clean, result, _, _ = protected_by(name, key=key)
+        return result.astype(int) - clean
+
+    assert np.array_equal(change("random_sign", "a"), change("random_sign", "a"))
+    assert not np.array_equal(change("random_sign", "a"), change("random_sign", "b"))
+    assert np.array_equal(change("fixed_sign", "a"), change("fixed_sign", "b"))
+
+
+def test_luma_signs_are_the_same_in_all_colours():
+    for channels, is_grey in (("luma", True), ("rgb", False)):
+        signs = build_method("random_sign", MethodOptions(grid=8, channels=channels)).signs("a")
+        assert set(signs.unique().tolist()) == {-1.0, 1.0}
+        assert bool((signs[:, 0] == signs[:, 2]).all()) == is_grey
+
+
+def test_jpeg_only_is_the_codec_alone():
+    clean, result, _, method = protected_by("jpeg_only", quality=50)
+    assert method.bounds is None
+    assert 0 < np.abs(result.astype(int) - clean).max()
+    assert np.abs(result.astype(int) - clean).mean() < 20
+
+
+def test_a_fractional_budget_rounds_down_and_says_so():
+    assert limits((2.5, 0.25), 255) == (2, 0)
+    assert limits((2.5, 0.25), 65535) == (642, 64)
+    assert "2 levels inside and 0 outside" in fraction_note((2.5, 0.25))
+    assert fraction_note((8.0, 2.0)) is None
+    clean, result, region, _ = protected_by("random_sign", epsilon=2.5, epsilon_bg=0.25)
+    found = measure(clean, result, region)
+    assert (found.linf_inside, found.linf_outside) == (2, 0)
+
+
+def test_colour_under_transparent_pixels_stays_as_it_is():
+    image = make_image(2, *SIZE)
+    alpha = np.full(SIZE, 255, np.uint8)
+    alpha[:, :20] = 0
+    method = build_method("random_sign", MethodOptions(grid=8))
+    region = np.ones(SIZE, bool)
+    result = protected_pixels(
+        Picture(pixels=image, alpha=alpha),
+        key="a",
+        region=region,
+        method=method,
+        noise=None,
+        device=CPU,
+    )
+    assert np.array_equal(result[:, :20], image[:, :20])
+    assert not np.array_equal(result[:, 20:], image[:, 20:])
+
+
+def test_objects_carry_their_own_noise_and_the_smaller_one_lies_on_top():
+    noises = torch.arange(3.0).view(3, 1, 1, 1).expand(3, 3, 4, 4) / 4
+    large = torch.zeros(6, 8, dtype=torch.bool)
+    large[:, :5] = True
+    small = torch.zeros(6, 8, dtype=torch.bool)
+    small[2:4, 3:6] = True
+    result = full_size_noise(noises, [small, large], size=(6, 8))
+    assert result.shape == (1, 3, 8, 8)
+    expected = torch.zeros(8, 8)
+    expected[:6, :5] = 0.5
+    expected[2:4, 3:6] = 0.25
+    assert torch.equal(result[0, 0], expected)
+    assert torch.equal(upsample_noise(result, (6, 8))[0, 0], expected[:6])
+
+
+def rows(count):
+    generator = saturated_generator()
+    result = []
+    for i in range(count):
+        size = (20 + 3 * i, 30 - 2 * i)
+        given = (
+            {"mask": make_mask(*size) > 0},
+            {"boxes": np.array([2, 3, 10, 12])},
+            {"point_coords": np.array([[4, 5], [6, 7], [8, 3]][: 1 + i % 3])},
+        )[i % 3]
+        prompts = model_prompts(
+            size, image_size=generator.image_size, mask_size=generator.noise_size, **given
+        )
+        result.append(Row(make_image(i, *size), prompts))
+    return result
+
+
+def test_noise_does_not_depend_on_who_shares_the_batch():
+    """Bit for bit, for images of different sizes and prompts in one batch."""
+    maker = NoiseMaker(saturated_generator(), device=CPU, batch_size=4)
+    given = rows(4)
+    together = maker(given)
+    for slot in range(4):
+        alone = maker([row if i == slot else None for i, row in enumerate(given)])
+        assert torch.equal(alone[slot], together[slot]), slot
+        assert all(noise is None for i, noise in enumerate(alone) if i != slot)
+
+
+def test_a_batch_gives_the_noise_of_plain_single_forward_passes():
+    generator = saturated_generator()
+    maker = NoiseMaker(generator, device=CPU, batch_size=3)
+    given = rows(3)
+    for row, noise in zip(given, maker(given), strict=True):
+        frame = model_frame(row.pixels, image_size=generator.image_size, device=CPU)
+        with torch.no_grad():
+            plain = generator(frame, row.prompts)
+        assert (plain - noise).abs().max() < 2e-3  # the saturated weights amplify rounding
+
+
+def test_several_prompts_of_one_image_run_in_chunks():
+    maker = NoiseMaker(saturated_generator(), device=CPU, batch_size=2)
+    given = rows(5)
+    noises = maker.of_one_image(given)
+    assert noises.shape[0] == 5
+    single = NoiseMaker(saturated_generator(), device=CPU, batch_size=1)
+    for row, noise in zip(given, noises, strict=True):
+        assert (single([row])[0][0] - noise).abs().max() < 2e-3
+
+
+def test_the_model_frame_pads_at_bottom_and_right_and_keeps_16_bit_values():
+    image = make_image(0, 10, 40)
+    frame = model_frame(image, image_size=40, device=CPU)
+    assert torch.equal(frame[0, :, 10:], torch.zeros(3, 30, 40))
+    assert (frame[0, :, :10].permute(1, 2, 0) * 255 - torch.from_numpy(image)).abs().max() < 1e-4
+    deep = model_frame(image.astype(np.uint16) * 257, image_size=40, device=CPU)
+    assert (frame - deep).abs().max() < 1e-6
