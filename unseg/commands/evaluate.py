@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if config is None:
         return EXIT_DONE
     from unseg.victims.grid import check_grid, run_grid
-    from unseg.victims.report import write_report
+    from unseg.victims.report import summary_lines, write_report
 
     check_grid(config)
     # Ranks share the grid through its folder alone: no process group, nothing to wait for.
@@ -46,5 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if outcome.done:
         path = write_report(config)
         if rank == 0:
-            print(path.with_suffix(".html"))
+            print("\n".join(summary_lines(config)))
+            pictures = sorted(path.parent.glob("figures/predictions_*.png"))
+            print("\n".join(f"picture: {picture}" for picture in pictures))
+            print(f"report: {path.with_suffix('.html')}")
     return EXIT_SOME_FAILED if outcome.failed else EXIT_DONE

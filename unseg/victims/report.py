@@ -7,7 +7,8 @@ from pathlib import Path
 from unseg.config.evaluate import EvaluateConfig
 from unseg.utils.errors import UserError
 from unseg.utils.files import atomic_write, atomic_write_bytes
-from unseg.victims.sections import Picture, sections
+from unseg.victims.sections import NOTHING, Picture, method_title, sections, victim_title
+from unseg.victims.tables import collect
 
 TEMPLATE = Path(__file__).parent.parent / "assets" / "report.html"
 
@@ -45,3 +46,17 @@ def write_report(config: EvaluateConfig) -> Path:
     with atomic_write(run_dir / "report.md", "w") as file:
         file.write("\n\n".join(text) + "\n")
     return run_dir / "report.md"
+
+
+def summary_lines(config: EvaluateConfig) -> list[str]:
+    """The scores of all finished rows as aligned text for a terminal, in percent."""
+    lines = [("data", "victim", "defence", "trained on", "clean test", "own protected test")]
+    for row in collect(config)[0]:
+        if row.selected is None:
+            continue
+        own = row.protected_test.percent() if row.protected_test else NOTHING
+        names = (row.key.data, victim_title(config, row.key.victim), row.key.defence)
+        lines.append((*names, method_title(config, row.key), row.selected.percent(), own))
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    aligned = ("  ".join(f"{v:<{w}}" for v, w in zip(line, widths, strict=True)) for line in lines)
+    return [line.rstrip() for line in aligned]
