@@ -152,12 +152,9 @@ def test_every_configuration_loads_with_its_schema(path, monkeypatch):
     assert not re.search(r"[:\s]/[A-Za-z]", re.sub("#.*", "", text)), "paths are relative"
 
 
-UNFINISHED = pytest.mark.xfail(reason="the generation twins are not written yet", strict=False)
-
-
-@pytest.mark.parametrize(
-    "folder", ["train", "pretrain", "evaluate", pytest.param("generate", marks=UNFINISHED)]
-)
+# A generation configuration has no size of its own: with `generator.path=TINY` it runs as it is,
+# and tests/e2e runs each of them so.
+@pytest.mark.parametrize("folder", ["train", "pretrain", "evaluate"])
 def test_every_configuration_has_a_tiny_twin(folder):
     names = {p.stem for p in CONFIGS if p.parent.name == folder}
     full = {name for name in names if not name.endswith("_debug")}
