@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from unseg.models.encoder import ImageEncoder, ImageNetNormalise
+from unseg.models.encoder import EncoderOutput, ImageEncoder, ImageNetNormalise
 from unseg.models.noise_decoder import NoiseDecoder, NoiseReadout
 from unseg.models.prompt_encoder import BatchPromptEncoder
 from unseg.types import Prompts
@@ -35,7 +35,12 @@ class Generator(nn.Module):
         patch_size: side of a patch.
         grid: tokens per side, g.
         noise_size: side of the noise and of mask prompts, 4g.
+        encoder_dtype: arithmetic of the frozen encoder where it shall differ from the rest, such as
+            `torch.bfloat16` on CPUs with instructions for it; None (default): like the rest. The
+            decoder, which makes the noise, keeps float32. No part of `build_arguments`.
     """
+
+    encoder_dtype: torch.dtype | None = None
 
     def __init__(
         self,
@@ -107,7 +112,7 @@ class Generator(nn.Module):
         check_inputs(image, prompts, image_size=self.image_size)
         image_grad = torch.is_grad_enabled() and self.train_encoder
         with torch.set_grad_enabled(image_grad):
-            encoded = self.image_encoder(self.normalise(image))
+            encoded = self._encode(self.normalise(image))
         with torch.no_grad():
             encoded_prompts = self.prompt_encoder(prompts, len(image))
             image_pe = self.prompt_encoder.get_dense_pe()
@@ -121,6 +126,13 @@ class Generator(nn.Module):
         if self.noise_channels == "luma":
             noise = noise.mean(1, keepdim=True).expand_as(noise)
         return torch.tanh(noise)
+
+    def _encode(self, image: Tensor) -> EncoderOutput:
+        if self.encoder_dtype is None:
+            return self.image_encoder(image)
+        with torch.autocast(image.device.type, self.encoder_dtype):
+            encoded = self.image_encoder(image)
+        return EncoderOutput(*(tensor.float() for tensor in encoded))
 
 
 def check_inputs(image: Tensor, prompts: Prompts, *, image_size: int) -> None:
