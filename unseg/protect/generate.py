@@ -72,13 +72,14 @@ def generate(
         lambda: prepare(config, source=source, folders=folders, generator=generator)
     )
     plan = prepared.plan
+    folder = plan.layout.folder
+    if not config.run.dry_run:
+        _together(lambda: check_writable(folder))
     if distributed.is_main():
         for note in prepared.notes:
             _log.info("%s", note)
     if config.run.dry_run:
         return _dry_run(plan)
-    folder = plan.layout.folder
-    _together(lambda: check_writable(folder))
     with locked(folder) if distributed.is_main() else nullcontext():
         _together(lambda: _begin(prepared) if distributed.is_main() else None)
         if not config.run.restart:

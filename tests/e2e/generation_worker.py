@@ -1,0 +1,40 @@
+"""A warm process that forks a run for every line it reads; `test_generate_kills.py` kills them.
+
+    python generation_worker.py ROOT OUT [key=value ...]
+
+Libraries and the generator are loaded once, so that a run, and its death, costs milliseconds.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch  # noqa: E402
+from generate_cases import make_config, saturated_generator  # noqa: E402
+
+from unseg.protect.generate import generate  # noqa: E402
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    root, out, *overrides = sys.argv[1:]
+    config = make_config(Path(root), Path(out), *overrides)
+    generator = saturated_generator()
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        child = os.fork()
+        if child == 0:
+            code = 70
+            try:
+                code = generate(config, generator=generator).exit_code
+            finally:
+                os._exit(code)
+        print(child, flush=True)
+        _, status = os.waitpid(child, 0)
+        print(status, flush=True)
+
+
+if __name__ == "__main__":
+    main()
