@@ -72,27 +72,27 @@ class VictimContract:
         optimizer = torch.optim.SGD(victim.parameters(), 1e-3)
         # Not a multiple of any divisor: the victim pads and crops by itself.
         images, labels = torch.rand(2, 3, 65, 70), torch.randint(0, 3, (2, 65, 70))
-        before = [p.detach().clone() for p in victim.parameters()]
+        losses = []
         for _ in range(2):
             loss = segmentation_loss(victim(images), labels)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            assert torch.isfinite(loss)
-        changed = [not torch.equal(a, b) for a, b in zip(before, victim.parameters(), strict=True)]
-        assert sum(changed) > 0.9 * len(changed)
+            losses.append(loss.item())
+        assert losses[0] != losses[1]
+        for name, parameter in victim.named_parameters():
+            assert parameter.grad is not None, f"{name} takes no part"
+            assert torch.isfinite(parameter.grad).all(), name
         victim.eval()
         with torch.no_grad():
             assert victim(images).shape == (2, 3, 65, 70)
 
     def test_width_makes_it_larger(self) -> None:
-        sizes = [
-            sum(
-                p.numel()
-                for p in build_victim(self.arch, num_classes=2, tiny=True, width=w).parameters()
-            )
-            for w in (1.0, 2.0)
-        ]
+        sizes = []
+        for width in (1.0, 2.0):
+            with torch.device("meta"):  # shapes alone, no initialisation
+                victim = build_victim(self.arch, num_classes=2, tiny=True, width=width)
+            sizes.append(sum(p.numel() for p in victim.parameters()))
         assert sizes[1] > sizes[0]
 
 

@@ -16,6 +16,9 @@ CLEAN = "clean"
 FOLDER = "folder"
 """The method that takes pictures protected before, from `train_root` and `test_root`."""
 
+SIGN_METHODS = ("random_sign", "fixed_sign")
+"""Methods that need no generator where `noise.grid` is among their options."""
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _BUDGET = re.compile(r"\d+(\.\d+)?/\d+(\.\d+)?")
 
@@ -75,9 +78,9 @@ class MethodConfig:
 
     method: str
     """"clean", "folder", or a protection method of `unseg generate`."""
-    epsilon: float = bounded(8, low=0, high=255)
+    epsilon: float = bounded(8.0, low=0, high=255)
     """Bound inside the region in grey levels, where the grid names no budgets."""
-    epsilon_bg: float = bounded(2, low=0, high=255)
+    epsilon_bg: float = bounded(2.0, low=0, high=255)
     """Bound outside the region in grey levels."""
     generator: str | None = None
     """Generator file or shipped name, for methods that use one; None: the shipped default."""
@@ -233,7 +236,7 @@ class EvaluateConfig:
     """auto, cpu, cuda or cuda:N."""
     num_threads: int = bounded(0, low=0)
     """Threads of a CPU run; 0: torch's choice. Scores are repeatable for one number of threads."""
-    checkpoint_seconds: float = bounded(120, low=0)
+    checkpoint_seconds: float = bounded(120.0, low=0)
     """A cell writes its state after this much training, so that a killed one goes on from there."""
     num_examples: int = bounded(6, low=0)
     """Test pictures whose predictions are kept for the report."""

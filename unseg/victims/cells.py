@@ -12,10 +12,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from unseg.config.evaluate import CLEAN, EvaluateConfig, MethodConfig
+from unseg.config.evaluate import CLEAN, SIGN_METHODS, EvaluateConfig, MethodConfig
 from unseg.config.load import to_dict
-from unseg.utils.files import sha256_file
+from unseg.utils.files import atomic_write, sha256_file
 
+INDEX = "index.json"
 ASSETS = Path(__file__).parent.parent / "assets"
 
 
@@ -104,13 +105,34 @@ def fingerprint(*parts: Any) -> str:
 
 
 class Layout:
-    """Folders of a grid. Their names change with what they hold, so nothing stale is reused."""
+    """Folders of a grid. Their names change with what they hold, so nothing stale is reused.
 
-    def __init__(self, config: EvaluateConfig) -> None:
+    Args:
+        config: of the grid.
+        is_recorded: take the folders of cells from the run directory's index, as a report must:
+            a generator or weight file may have changed since the run.
+    """
+
+    def __init__(self, config: EvaluateConfig, *, is_recorded: bool = False) -> None:
         self.config = config
         self.run_dir = Path(config.run_dir)
         self.cache_dir = Path(config.cache_dir) if config.cache_dir else self.run_dir / "cache"
         self._files: dict[str, str] = {}
+        self._index: dict[str, list[str]] = {}
+        if is_recorded:
+            self._index = read_json(self.run_dir / INDEX) or {}
+
+    def record(self, cells: list[Cell]) -> None:
+        """Write down where the cells and their protected pictures lie."""
+        index = {
+            cell.name: [
+                self.cell(cell).name,
+                "" if cell.method == CLEAN else self.protected(cell).name,
+            ]
+            for cell in cells
+        }
+        with atomic_write(self.run_dir / INDEX, "w") as file:
+            json.dump(index, file, indent=1)
 
     def pictures(self, data: str) -> Path:
         """Clean pictures that had to be reduced or made before they are protected."""
@@ -121,17 +143,23 @@ class Layout:
 
     def protected(self, cell: Cell) -> Path:
         """Protected pictures of a cell: one folder for (data, method, budget, generator)."""
+        if cell.name in self._index:
+            return self.cache_dir / "protected" / self._index[cell.name][1]
         method = self.config.methods[cell.method]
+        has_own_grid = method.method in SIGN_METHODS and "noise.grid" in method.options
+        generator = method.generator or (None if has_own_grid else "default")
         key = fingerprint(
             self.pictures(cell.data).name,
             {**to_dict(method), "epsilon": cell.epsilon, "epsilon_bg": cell.epsilon_bg, "title": 0},
-            self._content(method.generator or "default"),
+            self._content(generator),
         )
         name = f"{cell.data}__{cell.method}@{cell.epsilon:g}-{cell.epsilon_bg:g}-{key}"
         return self.cache_dir / "protected" / name
 
     def cell(self, cell: Cell) -> Path:
         """Folder of a cell."""
+        if cell.name in self._index:
+            return self.run_dir / "cells" / self._index[cell.name][0]
         section, victim = self.config.data[cell.data], self.config.victims[cell.victim]
         published = None if cell.method == CLEAN else self.protected(cell).name
         data = {**to_dict(section), "publishable": 0}

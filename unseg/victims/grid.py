@@ -100,6 +100,7 @@ def run_grid(config: EvaluateConfig) -> Outcome:
     layout.run_dir.mkdir(parents=True, exist_ok=True)
     atomic_write_bytes(layout.run_dir / "config.yaml", to_yaml(config).encode())
     cells = expand(config)
+    layout.record(cells)
     return _Runner(config, layout, device, len(cells)).run(cells)
 
 

@@ -268,7 +268,7 @@ def _curve_section(rows: list[Row], config: EvaluateConfig) -> Iterator[Section]
 
 
 def _picture_section(config: EvaluateConfig) -> Iterator[Section]:
-    layout = Layout(config)
+    layout = Layout(config, is_recorded=True)
     parts: list[Text | Table | Picture] = []
     cells = [cell for cell in expand(config) if not cell.clean_share and cell.defence == "none"]
     for data in dict.fromkeys(cell.data for cell in cells):
@@ -295,7 +295,11 @@ def _histograms(
     if not roots:
         return []
     dataset = split_config(config.data[data], "train", layout.pictures(data))
-    picture = figures.histogram(dataset, roots, title=f"pixel values, {data}")
+    try:
+        picture = figures.histogram(dataset, roots, title=f"pixel values, {data}")
+    except UserError as error:
+        # The cells say so too, where the pictures were needed; the other sections do not need them.
+        return [Text(f"No histogram of {data}: {error}")]
     return [Picture(f"histogram_{data}", f"histogram of pixel values, {data}", picture)]
 
 

@@ -126,7 +126,7 @@ class Row:
 
 def collect(config: EvaluateConfig) -> tuple[list[Row], dict[Key, list[Result]]]:
     """All rows of a grid in its order, and the results behind each."""
-    layout = Layout(config)
+    layout = Layout(config, is_recorded=True)
     results: dict[Key, list[Result]] = {}
     expected: dict[Key, int] = {}
     for cell in expand(config):
@@ -218,7 +218,7 @@ class Change:
 
 def changes(config: EvaluateConfig) -> list[Change]:
     """How each method changed each data set, as measured on the written files."""
-    layout = Layout(config)
+    layout = Layout(config, is_recorded=True)
     found: dict[tuple[str, str, float, float], Change] = {}
     for cell in expand(config):
         place = (cell.data, cell.method, cell.epsilon, cell.epsilon_bg)
