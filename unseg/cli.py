@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "evaluate": ("unseg.commands.evaluate", "train victims on protected data, test them on clean"),
     "report": ("unseg.commands.report", "write the report of an evaluation again"),
     "weights": ("unseg.commands.weights", "list, download, inspect, export, convert weights"),
+    "demo": ("unseg.commands.demo", "open the page on which pictures are marked and protected"),
     "doctor": ("unseg.commands.doctor", "report versions, device, weights, data, what is missing"),
 }
 """Name -> (module whose `main(argv) -> int` runs it, one line for the help)."""

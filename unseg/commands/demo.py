@@ -1,0 +1,136 @@
+"""Open the local web page on which pictures are marked and protected."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import ipaddress
+import os
+import shutil
+import socket
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from unseg.commands._run import user_errors
+from unseg.utils.errors import UserError
+
+DOC = """Open a page in your browser: drop pictures, mark the object, choose the strength, download.
+
+  unseg demo --generator weight_dir/generator.safetensors
+  unseg demo --port 8000 --no-browser
+
+The page is served to this computer only, asks nothing of the network, and removes its temporary
+files when a window closes and when the command ends (Ctrl+C).
+"""
+
+
+@user_errors
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `unseg demo [...]`."""
+    options = _parser().parse_args(argv)
+    _check(options)
+    from unseg.api import load_generator
+    from unseg.page.session import Limits
+    from unseg.utils.distributed import pick_device
+
+    device = pick_device(options.device)
+    generator = load_generator(options.generator, options.device)
+    folder = Path(tempfile.mkdtemp(prefix="unseg-demo-"))
+    try:
+        _set_environment(folder)
+        from unseg.page.app import serve
+
+        server = serve(
+            generator,
+            device=device,
+            folder=folder,
+            host=options.host,
+            port=options.port,
+            limits=Limits(megapixels=options.max_megapixels, megabytes=options.max_megabytes),
+            open_browser=not options.no_browser,
+        )
+        try:
+            print(f"The page is at {server.url} (Ctrl+C ends it)", flush=True)
+            server.wait()
+        finally:
+            server.close()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="unseg demo", description=DOC, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default: this computer only)"
+    )
+    parser.add_argument("--port", type=int, default=7860, help="default: %(default)s")
+    parser.add_argument(
+        "--generator",
+        default="default",
+        metavar="NAME_OR_PATH",
+        help="embedded generator or weight file (default: %(default)s)",
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument(
+        "--max-megapixels", type=float, default=24, metavar="N", help="default: %(default)s"
+    )
+    parser.add_argument(
+        "--max-megabytes",
+        type=float,
+        default=200,
+        metavar="N",
+        help="of one uploaded file (default: %(default)s)",
+    )
+    parser.add_argument("--no-browser", action="store_true", help="only print the address")
+    return parser
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Every mistake that can be seen before a model is loaded.
+
+    Raises:
+        UserError: gradio is missing, a number out of range, or a port that is taken.
+    """
+    if importlib.util.find_spec("gradio") is None:
+        raise UserError('the page needs gradio; install it with: pip install "unseg[demo]"')
+    for flag, value in (
+        ("--max-megapixels", options.max_megapixels),
+        ("--max-megabytes", options.max_megabytes),
+    ):
+        if not 0 < value < 1e5:
+            raise UserError(f"{flag} {value:g}: must be above 0 (and below 100000)")
+    if not 0 < options.port < 65536:
+        raise UserError(f"--port {options.port}: must be between 1 and 65535")
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            options.host, options.port, type=socket.SOCK_STREAM
+        )[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise UserError(
+            f"--host {options.host} --port {options.port}: cannot be listened on "
+            f"({error.strerror or error}); choose another --port"
+        ) from None
+    if not ipaddress.ip_address(address[0]).is_loopback:
+        print(
+            f"warning: --host {options.host} lets other computers use this page and its generator",
+            file=sys.stderr,
+        )
+
+
+def _set_environment(folder: Path) -> None:
+    """For gradio, which reads these when it is imported and when it builds a page."""
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ["GRADIO_TEMP_DIR"] = str(folder)
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    # A proxy must not be asked for this computer's own page.
+    for name in ("NO_PROXY", "no_proxy"):
+        known = os.environ.get(name)
+        os.environ[name] = f"{known},127.0.0.1,localhost" if known else "127.0.0.1,localhost"
