@@ -3,12 +3,13 @@
 import json
 
 import pytest
-from generate_cases import make_config, make_set, protect_set, tree_bytes
+from generate_cases import entries_of, make_config, make_set, protect_set, tree_bytes
 
 from unseg.data.annotations import Item, build_source
 from unseg.protect.layout import Layout, build_layout
 from unseg.protect.picture import read_picture
 from unseg.utils.errors import UserError
+from unseg.utils.files import sha256_file
 
 
 def name_of(tmp_path, key, *overrides):
@@ -153,3 +154,13 @@ def test_faulty_entries_do_not_stop_the_checks(tmp_path):
     from unseg.protect.layout import check_outputs
 
     check_outputs(layout, [Item(key="../x", image_path=tmp_path, fault="bad")], [])
+
+
+def test_a_mirror_of_a_protected_set_has_its_own_records(tmp_path):
+    root = make_set(tmp_path / "in", 2)
+    protect_set(root, tmp_path / "once", "output.layout=mirror", "output.noise=true")
+    protect_set(tmp_path / "once", tmp_path / "twice", "output.layout=mirror")
+    assert entries_of(tmp_path / "twice")["000.png"]["output_sha256"] == sha256_file(
+        tmp_path / "twice/images/000.png"
+    )
+    assert not (tmp_path / "twice/unseg_noise").exists()

@@ -2,6 +2,8 @@
 
 import json
 import os
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -150,8 +152,6 @@ def test_the_share_of_a_dead_rank_is_finished_by_the_next_run(tmp_path):
     protect_set(root, tmp_path / "whole", "run.batch_size=2")
     config = make_config(root, out, "run.batch_size=2")
     out.mkdir()
-    from dataclasses import replace
-
     plan = prepare(config, generator=saturated_generator()).plan
     part = PartWriter(out, 1)
     done = []
@@ -345,10 +345,10 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
     """1,000 more tiny files cost less than 8 kB each (their names, paths and checksums)."""
 
     def resident():
-        with open("/proc/self/statm") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
-    if not os.path.exists("/proc/self/statm"):
+    statm = Path("/proc/self/statm")
+    if not statm.exists():
         pytest.skip("needs /proc")
     tile = Image.fromarray(make_image(0, 8, 8))
     root = tmp_path / "in"

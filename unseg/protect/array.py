@@ -109,18 +109,14 @@ def protect(
         pixels = protected_pixels(
             picture, key="image", region=found.mask, method=method, noise=noise, device=device
         )
-    result = _like(picture.with_pixels(pixels), image)
+    budget = {"epsilon": epsilon, "epsilon_bg": epsilon_bg}
     report = measure(picture.pixels, pixels, found.mask).as_dict()
+    result = _like(picture.with_pixels(pixels), image)
     return Protected(
         image=result,
         noise=result.astype(np.int32) - image.astype(np.int32),
         region=found.mask,
-        report={
-            **report,
-            "region_source": found.source,
-            "epsilon": epsilon,
-            "epsilon_bg": epsilon_bg,
-        },
+        report={**report, "region_source": found.source, **budget},
     )
 
 

@@ -13,11 +13,14 @@ from typing import Any
 from unseg.config.dataset import DatasetConfig
 from unseg.config.generate import OutputConfig
 from unseg.data.annotations.base import Item
+from unseg.protect.manifest import LOCK, MANIFEST, SETTINGS
 from unseg.protect.picture import OutputFormat
 from unseg.utils.errors import UserError
 from unseg.utils.files import atomic_write_bytes, resolve_inside
 
 NOISE_FOLDER = "unseg_noise"
+RECORDS = (MANIFEST, SETTINGS, LOCK, "summary.json", "config.yaml", "contact_sheet.png")
+"""Files of a run; a mirrored data set that was protected before keeps the new ones."""
 _LOSSLESS: dict[str, OutputFormat] = {
     ".png": "PNG", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP", ".webp": "WEBP",
 }  # fmt: skip
@@ -152,6 +155,8 @@ def mirror(layout: Layout, data: DatasetConfig, items: Sequence[Item]) -> int:
     rewritten = set(_named_files(data))
     count = 0
     for name in _files_below(root):
+        if name in RECORDS or name.startswith(f"{NOISE_FOLDER}/"):
+            continue
         is_image = name in originals or (name not in labels and _is_unlisted(name, data))
         if is_image or name in images:
             continue

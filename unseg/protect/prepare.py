@@ -15,11 +15,11 @@ import torch
 import unseg
 from unseg.config.generate import GenerateConfig
 from unseg.config.load import to_dict
-from unseg.data.annotations import AnnotationSource, build_source
+from unseg.data.annotations import AnnotationSource, Item, build_source
 from unseg.models.weights import load_generator, resolve_weights
 from unseg.protect.compose import fraction_note
 from unseg.protect.forward import NoiseMaker, default_batch_size
-from unseg.protect.layout import build_layout, check_mirror, check_outputs, input_folders
+from unseg.protect.layout import Layout, build_layout, check_mirror, check_outputs, input_folders
 from unseg.protect.methods import METHODS, MethodOptions, build_method
 from unseg.protect.pipeline import Plan
 from unseg.protect.subject import ModelFrame, SubjectReader
@@ -77,19 +77,9 @@ def prepare(
     Raises:
         UserError: for every mistake that can be seen before the first image.
     """
-    own_source = source is None
+    layout = build_layout(config.output, config.data if source is None else None)
     source = source or build_source(config.data)
-    items = source.items()
-    if config.run.limit is not None:
-        items = items[: config.run.limit]
-    if config.method == "shuffled" and len(items) < 2:
-        raise UserError("method=shuffled needs at least two images in the list")
-    layout = build_layout(config.output, config.data if own_source else None)
-    if folders is None:
-        folders = input_folders(config.data, config.output.layout)
-    check_outputs(layout, items, folders)
-    if config.output.layout == "mirror":
-        check_mirror(layout, items, Path(config.data.root))
+    items = _checked_items(config, source, layout, folders)
     device = distributed.pick_device(config.run.device)
     model, generator_sha = _generator(config, generator, device)
     options = _method_options(config, model)
@@ -123,6 +113,26 @@ def prepare(
     )
     settings = _settings(config, options, frame, generator_sha if needs_model else None)
     return Prepared(plan, settings, _environment(plan), _notes(plan))
+
+
+def _checked_items(
+    config: GenerateConfig,
+    source: AnnotationSource,
+    layout: Layout,
+    folders: Sequence[Path] | None,
+) -> Sequence[Item]:
+    """The list; refused where its outputs would overwrite an input or each other."""
+    items = source.items()
+    if config.run.limit is not None:
+        items = items[: config.run.limit]
+    if config.method == "shuffled" and len(items) < 2:
+        raise UserError("method=shuffled needs at least two images in the list")
+    if folders is None:
+        folders = input_folders(config.data, config.output.layout)
+    check_outputs(layout, items, folders)
+    if config.output.layout == "mirror":
+        check_mirror(layout, items, Path(config.data.root))
+    return items
 
 
 def _generator(
