@@ -111,9 +111,7 @@ def check(mode, height, width, turn, kind, *, seed=0, output="png"):
             assert change[~region].max(initial=0) <= 2 * scale
 
 
-@settings(
-    max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
-)
+@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(
     mode=st.sampled_from(MODES),
     height=st.integers(1, 70),
