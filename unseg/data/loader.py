@@ -306,10 +306,18 @@ class TrainLoader:
             Shares, sized as evenly as whole samples allow; of no sample where a small last batch
             leaves none for this rank.
         """
+        for share in self.shares(epoch, start=start):
+            yield finish(share, self.device)
+
+    def shares(self, epoch: int, *, start: int = 0) -> Iterator[Share]:
+        """What the workers hand over of an epoch, before the device has its part.
+
+        Arguments as for `epoch`.
+        """
         self._jobs.epoch, self._jobs.start = epoch, start
         for share in self._loader:
             for key in share.skipped:
                 if key not in self._skipped:
                     _log.warning("skipped %s: %s", *key)
                 self._skipped[key] = self._skipped.get(key, 0) + 1
-            yield finish(share, self.device)
+            yield share
