@@ -1,4 +1,4 @@
-"""A protected picture as a straightforward program makes it: PIL, float32 throughout, one by one."""
+"""A protected picture as a straightforward program makes it: PIL, float32, one by one."""
 
 from __future__ import annotations
 
