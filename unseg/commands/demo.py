@@ -7,6 +7,7 @@ import importlib.util
 import ipaddress
 import os
 import shutil
+import signal
 import socket
 import sys
 import tempfile
@@ -37,6 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     device = pick_device(options.device)
     generator = load_generator(options.generator, options.device)
+    # Ended by a service manager as by Ctrl+C: with the temporary files removed.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     folder = Path(tempfile.mkdtemp(prefix="unseg-demo-"))
     try:
         _set_environment(folder)
@@ -54,6 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             print(f"The page is at {server.url} (Ctrl+C ends it)", flush=True)
             server.wait()
+        except KeyboardInterrupt:
+            print("stopped; temporary files are removed")  # the usual end, not a failure
         finally:
             server.close()
     finally:

@@ -5,6 +5,7 @@ a call by the type of the parameter.
 """
 
 import shutil
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
@@ -45,7 +46,7 @@ class Server:
 
     def wait(self) -> None:
         """Serve until the process is interrupted."""
-        self.blocks.block_thread()
+        threading.Event().wait()
 
     def close(self) -> None:
         """Stop serving and remove every temporary file."""
@@ -139,7 +140,7 @@ def _layout(gr: Any, limits: Limits) -> dict[str, Any]:
                 label=f"1. Pictures (up to {limits.megapixels:g} megapixels and "
                 f"{limits.megabytes:g} MB each)",
                 file_count="multiple",
-                height=140,
+                height=170,
             )
             parts["picture"] = gr.Dropdown(label="Shown picture", choices=[], interactive=True)
             gr.Markdown("**2. Mark the object**, or protect the whole picture")

@@ -29,7 +29,7 @@ from unseg.protect.compose import measure, protected_pixels
 from unseg.protect.encode import png_bytes
 from unseg.protect.forward import NoiseMaker, Row
 from unseg.protect.generate import generate
-from unseg.protect.manifest import FAILED, MANIFEST, PROTECTED
+from unseg.protect.manifest import FAILED, MANIFEST, PROTECTED, read_manifest
 from unseg.protect.methods import MethodOptions, UnSeg, full_size_noise
 from unseg.protect.picture import Picture, read_picture
 from unseg.protect.region import Region
@@ -260,15 +260,14 @@ def downloads(session: Session, upload: Upload | None) -> tuple[Path | None, Pat
         except OSError:  # a disk without hard links
             shutil.copyfile(upload.output, single)
     archive = folder / "unseg-protected.zip"
-    keys = {one.key for one in done}
+    entries = {entry["key"]: entry for entry in read_manifest(session.output)}
     # PNGs are compressed already.
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as target:
         for one in done:
             assert one.output is not None
             target.write(one.output, one.output.relative_to(session.output).as_posix())
-        lines = (session.output / MANIFEST).read_text(encoding="utf-8").splitlines()
-        kept = [line for line in lines if json.loads(line)["key"] in keys]
-        target.writestr(MANIFEST, "".join(line + "\n" for line in kept))
+        lines = [json.dumps(entries[one.key], ensure_ascii=False) + "\n" for one in done]
+        target.writestr(MANIFEST, "".join(lines))
         target.writestr("README.txt", _README)
     return single, archive
 
