@@ -196,8 +196,8 @@ def scaling(settings: Settings) -> Iterator[Row]:
         f"{'images':>7} {'side':>5} {'batch':>5} {'ranks':>5} {'CPU s':>8} {'MiB':>7} {'ms/img':>8}"
     )
     for counts, side, batch in (
-        ((25, 100, 400), 128, 1), ((100,), 256, 1), ((100,), 512, 1), ((100,), 1024, 1),
-        ((100,), 128, 4), ((100,), 128, 16),
+        ((25, 100, 300), 128, 1), ((24,), 256, 1), ((24,), 512, 1), ((24,), 1024, 1),
+        ((48,), 128, 4), ((48,), 128, 16),
     ):  # fmt: skip
         for count in counts:
             _scaling_line(settings, model, count, side, batch)
@@ -220,7 +220,7 @@ def _scaling_line(settings: Settings, model: Generator, count: int, side: int, b
 def _ranks_lines(settings: Settings, model: Generator, ranks: int) -> None:
     """Processes that `torchrun` starts; the slope between two counts leaves their start out."""
     spent = {}
-    for count in (50, 250):
+    for count in (20, 100):
         with tempfile.TemporaryDirectory() as folder:
             root = Path(folder)
             write_set(root, ((128, 128),) * count)

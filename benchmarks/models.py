@@ -12,7 +12,7 @@ from benchmarks import plain_models as plain
 from benchmarks.measure import NO_BF16, Row, Settings, bf16_note, compare, largest
 from unseg.engine.bilevel import frozen
 from unseg.losses import choose_points, mask_losses
-from unseg.models import Generator, Surrogate, build_generator, build_surrogate
+from unseg.models import SIZES, Generator, Surrogate, build_generator, build_surrogate
 from unseg.models.prompt_encoder import EncodedPrompts
 from unseg.noise import compose
 from unseg.types import Prompts
@@ -80,9 +80,12 @@ def noise_decoder(settings: Settings) -> Iterator[Row]:
     model = seeded_generator(settings)
     several = Settings(**{**vars(settings), "batch": 4})
     image, prompts = _inputs(several, model.image_size, model.noise_size)
-    with torch.no_grad():
-        parts = [plain.encode(model.image_encoder, model.normalise(one[None])) for one in image]
-    embedding, early = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+    random = torch.Generator().manual_seed(3)
+    spec = SIZES[settings.size]
+    shape = (len(image), model.grid, model.grid, spec.embed_dim)
+    early = torch.randn(shape, generator=random).to(settings.device)
+    shape = (len(image), spec.decoder_dim, model.grid, model.grid)
+    embedding = torch.randn(shape, generator=random).to(settings.device)
 
     def run() -> Tensor:
         with torch.inference_mode():
