@@ -69,7 +69,9 @@ def _smp_decoder(request: Request) -> tuple[int, ...]:
     return _scaled(channels, request.width, multiple=4)
 
 
-def _smp(name: str, *, encoder: str, tiny_encoder: str) -> Callable[[Request], nn.Module]:
+def _smp(
+    name: str, *, encoder: str, tiny_encoder: str, tiny_arguments: dict[str, Any] | None = None
+) -> Callable[[Request], nn.Module]:
     """A network of segmentation_models_pytorch. Width scales the decoder, `encoder` the rest."""
 
     def build(request: Request) -> nn.Module:
@@ -81,6 +83,8 @@ def _smp(name: str, *, encoder: str, tiny_encoder: str) -> Callable[[Request], n
             "encoder_weights": "imagenet" if request.pretrained else None,
             "classes": request.num_classes,
         }
+        if request.tiny and request.encoder is None:
+            arguments |= tiny_arguments or {}
         if name == "DeepLabV3":
             channels = (32,) if request.tiny else (256,)
             arguments["decoder_channels"] = _scaled(channels, request.width, multiple=4)[0]
@@ -138,8 +142,15 @@ def _segformer(size: str) -> Callable[[Request], nn.Module]:
     return build
 
 
-def _unetplusplus(encoder: str, tiny_encoder: str) -> Callable[[Request], nn.Module]:
-    return _smp("UnetPlusPlus", encoder=encoder, tiny_encoder=tiny_encoder)
+def _unetplusplus(
+    encoder: str, tiny_encoder: str, **tiny_arguments: Any
+) -> Callable[[Request], nn.Module]:
+    return _smp(
+        "UnetPlusPlus",
+        encoder=encoder,
+        tiny_encoder=tiny_encoder,
+        tiny_arguments=tiny_arguments,
+    )
 
 
 ARCHITECTURES: dict[str, Architecture] = {
@@ -151,13 +162,15 @@ ARCHITECTURES: dict[str, Architecture] = {
         _unetplusplus("resnet50", "resnet18"), "UNet++ (ResNet-50)"
     ),
     "unetplusplus_densenet169": Architecture(
-        _unetplusplus("densenet169", "densenet121"), "UNet++ (DenseNet-169)"
+        _unetplusplus("densenet169", "tu-densenet121", block_config=(2, 2, 2, 2)),
+        "UNet++ (DenseNet-169)",
     ),
     "unetplusplus_efficientnet_b6": Architecture(
-        _unetplusplus("efficientnet-b6", "efficientnet-b0"), "UNet++ (EfficientNet-B6)"
+        _unetplusplus("efficientnet-b6", "tu-test_efficientnet"), "UNet++ (EfficientNet-B6)"
     ),
     "unetplusplus_res2net50": Architecture(
-        _unetplusplus("tu-res2net50_26w_4s", "tu-res2net50_26w_4s"), "UNet++ (Res2Net-50)"
+        _unetplusplus("tu-res2net50_26w_4s", "tu-res2net50_26w_4s", layers=[1, 1, 1, 1]),
+        "UNet++ (Res2Net-50)",
     ),
     "unetplusplus_regnetx": Architecture(
         _unetplusplus("tu-regnetx_064", "tu-regnetx_002"), "UNet++ (RegNetX-6.4GF)"
@@ -220,7 +233,16 @@ def build_victim(
             f"victim {arch} needs the package {error.name!r}; install the extra: "
             "pip install 'unseg[eval]'"
         ) from error
+    if tiny:
+        _hasten_batch_norm(network)
     victim = Victim(network, num_classes=num_classes, divisor=entry.divisor)
     if weights == "path" and weights_path is not None:
         load_weights(victim, weights_path)
     return victim
+
+
+def _hasten_batch_norm(network: nn.Module) -> None:
+    """Let running statistics follow a short training; EfficientNets average over 100 steps."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = max(module.momentum or 0.1, 0.1)
