@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from segment_anything.modeling import ImageEncoderViT
 from segment_anything.modeling.image_encoder import Block, window_partition, window_unpartition
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from unseg.models.attention import Backend, attention
 
@@ -72,6 +73,10 @@ class ImageEncoder(ImageEncoderViT):
     attention_backend: Backend | None = None
     """Forces a back-end of `attention` (benchmarks, tests); None picks by device."""
 
+    checkpoint_blocks: bool = False
+    """Gradient checkpointing: blocks keep their inputs only and run again in the backward pass:
+    one more forward pass of time for a fraction of the memory."""
+
     def __init__(
         self,
         *,
@@ -109,11 +114,17 @@ class ImageEncoder(ImageEncoderViT):
         tokens = self.patch_embed(x) + self.pos_embed
         early_tokens = tokens
         for index, block in enumerate(self.blocks):
-            tokens = tokens + block_attention(block, tokens, backend=self.attention_backend)
-            tokens = tokens + block.mlp(block.norm2(tokens))
+            if self.checkpoint_blocks and torch.is_grad_enabled():
+                tokens = checkpoint(self._block, block, tokens, use_reentrant=False)
+            else:
+                tokens = self._block(block, tokens)
             if index == self.first_global:
                 early_tokens = tokens
         return tokens, early_tokens
+
+    def _block(self, block: Block, tokens: Tensor) -> Tensor:
+        tokens = tokens + block_attention(block, tokens, backend=self.attention_backend)
+        return tokens + block.mlp(block.norm2(tokens))
 
 
 def block_attention(block: Block, tokens: Tensor, *, backend: Backend | None = None) -> Tensor:
