@@ -20,7 +20,9 @@ from unseg.types import Prompts
 EPSILON = 8
 NOISE_BOUND = 1e-4
 LEVELS_BOUND = 0.25
-GRADIENT_BOUND = {torch.float32: 1e-3, torch.bfloat16: 0.1}
+GRADIENT_BOUND = {torch.float32: 3e-3, torch.bfloat16: 0.1}
+"""Rounding may swap candidates of equal uncertainty among the loss's points, which moves gradients
+far more than rounding itself: single points of 12,544 count 1e-4 each."""
 
 
 def seeded_generator(settings: Settings) -> Generator:
