@@ -65,7 +65,7 @@ class Worker:
         if moment is not None:
             deadline = time.monotonic() + 30
             while not moment() and time.monotonic() < deadline:
-                time.sleep(0.0005)
+                time.sleep(0.003)
             os.kill(child, signal.SIGKILL)
         status = int(self.process.stdout.readline())
         assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
@@ -180,7 +180,7 @@ def test_three_kills_of_the_whole_command_change_nothing(tmp_path, reference):
             if progress(out) >= lines_before + 4:
                 process.kill()
                 break
-            time.sleep(0.002)
+            time.sleep(0.02)
         process.wait()
         lines_before = len(recorded(out))
     assert subprocess.run(command, env=environment, check=False).returncode == 0
