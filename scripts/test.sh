@@ -4,17 +4,19 @@
 #   bash scripts/test.sh                            everything
 #   bash scripts/test.sh tests/unit -k config       what pytest is told
 #   UNSEG_DATA=DIR bash scripts/test.sh             with real pictures too; without, those tests skip
+#   UNSEG_TEST_PROCESSES=4 bash scripts/test.sh     other than one test process a core
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/_venv.sh
 prepare_venv "[eval,dev]"
 
-# Two threads a process: tests that start several processes must not fight over the cores.
-export OMP_NUM_THREADS="${OMP_NUM_THREADS:-2}" MKL_NUM_THREADS="${MKL_NUM_THREADS:-2}"
+# One test process a core, one thread each: more threads than cores wait for each other.
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" MKL_NUM_THREADS="${MKL_NUM_THREADS:-1}"
+processes="${UNSEG_TEST_PROCESSES:-$(nproc)}"
 # Downloads hidden in a library would make the tests depend on the network.
 export HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1
 
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/mypy
-.venv/bin/python -m pytest "$@"
+.venv/bin/python -m pytest -n "$processes" --dist loadscope "$@"
