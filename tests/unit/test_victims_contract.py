@@ -129,10 +129,12 @@ class TestDeepLabV1(VictimContract):
 
 class TestDeepLabV3ResNet50(VictimContract):
     arch = "deeplabv3_resnet50"
+    side = 64
 
 
 class TestDeepLabV3ResNet101(VictimContract):
     arch = "deeplabv3_resnet101"
+    side = 64
 
 
 class TestSegFormerB0(VictimContract):

@@ -169,7 +169,9 @@ ARCHITECTURES: dict[str, Architecture] = {
         _unetplusplus("efficientnet-b6", "tu-test_efficientnet"), "UNet++ (EfficientNet-B6)"
     ),
     "unetplusplus_res2net50": Architecture(
-        _unetplusplus("tu-res2net50_26w_4s", "tu-res2net50_26w_4s", layers=[1, 1, 1, 1]),
+        _unetplusplus(
+            "tu-res2net50_26w_4s", "tu-res2net50_26w_4s", layers=[1, 1, 1, 1], base_width=8
+        ),
         "UNet++ (Res2Net-50)",
     ),
     "unetplusplus_regnetx": Architecture(
@@ -177,10 +179,14 @@ ARCHITECTURES: dict[str, Architecture] = {
     ),
     "deeplabv1_vgg16": Architecture(_deeplabv1, "DeepLabV1 (VGG16 large-FOV)", 8),
     "deeplabv3_resnet50": Architecture(
-        _smp("DeepLabV3", encoder="resnet50", tiny_encoder="resnet18"), "DeepLabV3 (ResNet-50)", 8
+        _smp("DeepLabV3", encoder="resnet50", tiny_encoder="tu-resnet10t"),
+        "DeepLabV3 (ResNet-50)",
+        8,
     ),
     "deeplabv3_resnet101": Architecture(
-        _smp("DeepLabV3", encoder="resnet101", tiny_encoder="resnet34"), "DeepLabV3 (ResNet-101)", 8
+        _smp("DeepLabV3", encoder="resnet101", tiny_encoder="tu-resnet10t"),
+        "DeepLabV3 (ResNet-101)",
+        8,
     ),
     "segformer_b0": Architecture(_segformer("b0"), "SegFormer-B0"),
     "segformer_b2": Architecture(_segformer("b2"), "SegFormer-B2"),

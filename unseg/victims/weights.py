@@ -39,12 +39,9 @@ def load_weights(victim: Victim, path: str | Path) -> str:
         if not missing and not unexpected and not shapes:
             part.load_state_dict(found)
             return name
-        fault = (
-            [f"{len(missing)} keys missing, first {missing[0]}"] * bool(missing)
-            + [f"{len(unexpected)} unexpected, first {unexpected[0]}"] * bool(unexpected)
-            + [f"{len(shapes)} of another shape, first {shapes[0]}"] * bool(shapes)
-        )
-        reasons.append(f"{name}: {'; '.join(fault)}")
+        faults = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
+        found_faults = [f"{len(k)} keys {what}, first {k[0]}" for what, k in faults.items() if k]
+        reasons.append(f"{name}: {'; '.join(found_faults)}")
     raise UserError(f"{path}: these weights fit no part of the victim ({' | '.join(reasons)})")
 
 
