@@ -121,6 +121,7 @@ def check_after_kill(out: Path, expected: dict[str, bytes], times: dict[str, int
         assert data == expected[name], f"{name} has a final name but not its final bytes"
     entries = recorded(out)
     for entry in entries.values():
+        assert entry["status"] == "protected", entry
         path = out / entry["output"]
         assert sha256_file(path) == entry["output_sha256"]
         time_ns = path.stat().st_mtime_ns

@@ -12,16 +12,6 @@ from unseg.utils.logging import Progress, setup_logging
 from unseg.utils.metric_log import MetricLog
 
 
-@pytest.fixture(autouse=True)
-def _restore_logging():
-    logger = logging.getLogger("unseg")
-    before = (list(logger.handlers), logger.level, logger.propagate)
-    yield
-    for handler in logger.handlers:
-        handler.close()
-    logger.handlers[:], logger.level, logger.propagate = before
-
-
 def read_lines(run_dir) -> list[dict]:
     lines = (run_dir / "metrics.jsonl").read_text().splitlines()
     return [json.loads(line, parse_constant=pytest.fail) for line in lines]
@@ -87,7 +77,6 @@ def test_rank_0_writes_the_file_and_others_only_warn(tmp_path, capsys):
 def test_progress_reports_speed_and_remaining_time(caplog, monkeypatch):
     now = [0.0]
     monkeypatch.setattr("unseg.utils.logging.time.monotonic", lambda: now[0])
-    logging.getLogger("unseg").propagate = True
     with caplog.at_level(logging.INFO, "unseg"), Progress(500, "protect", every=10) as progress:
         for _ in range(120):
             now[0] += 0.5
@@ -98,7 +87,6 @@ def test_progress_reports_speed_and_remaining_time(caplog, monkeypatch):
 
 
 def test_other_ranks_show_no_progress(caplog):
-    logging.getLogger("unseg").propagate = True
     with caplog.at_level(logging.INFO, "unseg"), Progress(2, "x", rank=1, every=0) as progress:
         progress.update()
     assert caplog.messages == []
