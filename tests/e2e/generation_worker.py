@@ -11,14 +11,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import torch  # noqa: E402
 from generate_cases import make_config, saturated_generator  # noqa: E402
 
 from unseg.protect.generate import generate  # noqa: E402
 
 
 def main() -> None:
-    torch.set_num_threads(1)
+    # Not torch.set_num_threads: every new thread of a forked child would then ask torch for a pool
+    # of threads that died in the fork, and sometimes fail. The environment sets OMP_NUM_THREADS=1.
     root, out, *overrides = sys.argv[1:]
     config = make_config(Path(root), Path(out), *overrides)
     generator = saturated_generator()
