@@ -168,6 +168,21 @@ def test_a_missing_or_empty_list_says_so(tmp_path: Path) -> None:
         open_list(tmp_path / "list.txt")
 
 
+def test_a_list_can_be_taken_in_part_by_folder(tmp_path: Path) -> None:
+    lines = ("a/x.png\ta/m.png", "ab/y.png\tab/m.png", "b/c/z.png\tb/m.png")
+    (tmp_path / "list.txt").write_text("\n".join(lines))
+
+    def names(*folders: str) -> list[str]:
+        part = open_list(tmp_path / "list.txt", folders=folders)
+        return [part.sample_name(i).split("/")[0] for i in range(len(part))]
+
+    assert names() == ["a", "ab", "b"]
+    assert names("a") == ["a"]
+    assert names("a/", "b/c") == ["a", "b"]
+    with pytest.raises(DataError, match="holds no pairs below c"):
+        names("c")
+
+
 def test_hqseg_has_its_published_size() -> None:
     assert sum(part.num_pairs or 0 for part in TRAINING_PARTS.values()) == 44_320
     assert len(TRAINING_PARTS) == 7

@@ -26,6 +26,8 @@ class DataConfig:
     """List files below `root` to train on (source: lists)."""
     validation_lists: tuple[str, ...] = ()
     """List files below `root` to validate on, each a set of its own (source: lists)."""
+    list_folders: tuple[str, ...] = ()
+    """Take only images of the lists that lie in one of these folders below `root`; empty: all."""
     coco_instances: str | None = None
     """COCO instances JSON below `root` whose larger instances become further training pairs."""
     coco_images: str | None = None

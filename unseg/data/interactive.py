@@ -140,7 +140,9 @@ def _by_stem(folder: Path, suffixes: Sequence[str] = _IMAGE_SUFFIXES) -> dict[st
     }
 
 
-def open_list(path: str | Path, root: str | Path | None = None) -> PairDataset:
+def open_list(
+    path: str | Path, root: str | Path | None = None, *, folders: Sequence[str] = ()
+) -> PairDataset:
     """The pairs of a list file: one `image<TAB>mask` a line, paths relative to `root`.
 
     Empty lines and lines that begin with `#` are passed over.
@@ -148,6 +150,7 @@ def open_list(path: str | Path, root: str | Path | None = None) -> PairDataset:
     Args:
         path: the list file.
         root: folder of the paths; the list's own by default.
+        folders: take only images below one of these folders of `root`; empty: all.
 
     Raises:
         DataError: missing list, lines of another form (all of them named), or no line at all.
@@ -167,10 +170,11 @@ def open_list(path: str | Path, root: str | Path | None = None) -> PairDataset:
         fields = line.split("\t")
         if len(fields) != 2 or not all(field.strip() for field in fields):
             problems.append(f"{path}:{number}: must be image<TAB>mask, found {line[:80]!r}")
-        else:
+        elif not folders or any(Path(fields[0].strip()).is_relative_to(f) for f in folders):
             pairs.append((fields[0].strip(), fields[1].strip()))
     if problems:
         raise DataError(problems)
     if not pairs:
-        raise DataError([f"{path}: holds no pairs"])
+        where = f" below {', '.join(folders)}" if folders else ""
+        raise DataError([f"{path}: holds no pairs{where}"])
     return PairDataset(path.stem, root if root is not None else path.parent, pairs)

@@ -109,7 +109,7 @@ def open_training(data: DataConfig) -> Dataset:
     elif data.source == "hqseg44k":
         parts.append(open_hqseg(root))
     else:
-        parts += _open_lists(data.train_lists, root)
+        parts += _open_lists(data, data.train_lists, root)
     if data.coco_instances is not None and data.coco_images is not None:
         from unseg.data.instances import open_coco_instances
 
@@ -133,7 +133,7 @@ def open_validation(data: DataConfig, limit: int | None) -> dict[str, Dataset]:
     root = _root(data)
     if data.source == "hqseg44k":
         return {name: open_part(name, root) for name in VALIDATION_PARTS}
-    return {part.name: part for part in _open_lists(data.validation_lists, root)}
+    return {part.name: part for part in _open_lists(data, data.validation_lists, root)}
 
 
 def _root(data: DataConfig) -> Path:
@@ -145,13 +145,13 @@ def _root(data: DataConfig) -> Path:
     return root
 
 
-def _open_lists(names: tuple[str, ...], root: Path) -> list[Dataset]:
+def _open_lists(data: DataConfig, names: tuple[str, ...], root: Path) -> list[Dataset]:
     """One data set a list; the faults of all lists at once."""
     opened: list[Dataset] = []
     problems: list[str] = []
     for name in names:
         try:
-            opened.append(open_list(resolve_inside(root, name), root))
+            opened.append(open_list(resolve_inside(root, name), root, folders=data.list_folders))
         except DataError as error:
             problems += error.problems
     if problems:
