@@ -20,7 +20,7 @@ PYTHON_FILES = [*MODULES, *sorted(ROOT.glob("*.py")), *sorted((ROOT / "tests").r
 OWN_NAMES = {path.stem for path in (ROOT / "unseg").iterdir()}
 MAX_LINES = 400
 
-PURE = ("types", "noise", "losses", "metrics", "degrade")
+PURE = ("types", "noise", "losses", "metrics", "metrics_panoptic", "degrade")
 BASE = ("config", "utils", *PURE)
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "config": ("config", "utils.errors"),
