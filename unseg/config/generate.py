@@ -9,7 +9,11 @@ from typing import Literal
 from unseg.config.dataset import DatasetConfig
 from unseg.config.load import bounded
 
-MethodName = Literal["unseg", "random_sign", "fixed_sign", "flat", "shuffled", "jpeg_only"]
+MethodName = Literal[
+    "unseg", "random_sign", "fixed_sign", "flat", "shuffled", "jpeg_only", "synper", "ar", "cuda"
+]
+CLASS_METHODS = ("synper", "ar", "cuda")
+"""Methods that go by the classes of the label map and have no bound on a pixel's change."""
 PromptKind = Literal["mask", "box", "points", "whole"]
 OutputFormatName = Literal["png", "same", "jpeg"]
 Layout = Literal["tree", "mirror"]
@@ -39,6 +43,13 @@ class NoiseConfig:
     """Side of the grid of random_sign and fixed_sign; None: the generator's noise grid."""
     channels: Literal["rgb", "luma"] | None = None
     """Colour or grey signs of random_sign and fixed_sign; None: as the generator, else rgb."""
+    psnr: float | None = bounded(None, low=5, high=100)
+    """PSNR in dB that synper, ar and cuda are brought to on every image; None: their own budgets.
+    cuda, which is interpolated towards the clean image, is never made stronger than it is."""
+    classes: Literal["label", "region"] = "label"
+    """synper, ar, cuda: the classes of the label map, or two: the protected region and the rest."""
+    patch: int | None = bounded(None, low=8, high=4096)
+    """Side of the pieces that ar fills one by one; None: each image in one piece."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """What types cannot say."""
@@ -142,7 +153,9 @@ class GenerateConfig:
     """What is written, and where."""
     method: MethodName = "unseg"
     """unseg, or a control: random_sign (new signs per image), fixed_sign (one field of signs), flat
-    (the inner budget everywhere), shuffled (noise made for another image), jpeg_only (no noise)."""
+    (the inner budget everywhere), shuffled (noise made for another image), jpeg_only (no noise); or
+    a training-free method with a pattern for each class of the label map, background included:
+    synper (linearly separable patches), ar (autoregressive fields), cuda (3x3 filters)."""
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
     """Which frozen generator makes the noise."""
     noise: NoiseConfig = field(default_factory=NoiseConfig)
@@ -158,5 +171,9 @@ class GenerateConfig:
         """Faults between sections."""
         if self.prompt.kind == "whole" and self.prompt.per_instance:
             yield "prompt.per_instance", "has no meaning with prompt.kind=whole"
+        if self.noise.psnr is not None and self.method not in CLASS_METHODS:
+            yield "noise.psnr", f"is read by {', '.join(CLASS_METHODS)} alone, not by {self.method}"
+        if self.noise.patch is not None and self.method != "ar":
+            yield "noise.patch", f"is read by ar alone, not by {self.method}"
         if self.output.layout == "mirror" and self.run.limit is not None:
             yield "run.limit", "leaves a mirrored data set incomplete; use output.layout=tree"

@@ -46,6 +46,8 @@ class Checked:
         count: pairs measured.
         linf: largest change of any pixel, in 8-bit levels.
         rms: mean over images of the root mean square change.
+        l2: mean over images of the L2 norm of the change of values in [0, 1].
+        psnr_mean: mean PSNR of the images that changed, dB.
         psnr_min: lowest PSNR, dB.
         faults: one line for each file that is missing, changed or beyond its budget.
         survival: means by JPEG quality.
@@ -54,16 +56,18 @@ class Checked:
     count: int = 0
     linf: float = 0.0
     rms: float = 0.0
+    l2: float = 0.0
+    psnr_mean: float | None = None
     psnr_min: float | None = None
     faults: list[str] = field(default_factory=list)
     survival: dict[int, Survival] = field(default_factory=dict)
 
     def table(self) -> str:
         """For people."""
-        psnr = "-" if self.psnr_min is None else f"{self.psnr_min:.2f} dB"
+        psnr = "-" if self.psnr_min is None else f"{self.psnr_mean:.2f} / {self.psnr_min:.2f} dB"
         lines = [
             f"{self.count} images: largest change {self.linf:g} levels, mean RMS {self.rms:.3f}, "
-            f"lowest PSNR {psnr}"
+            f"mean L2 {self.l2:.3f}, mean / lowest PSNR {psnr}"
         ]
         if self.survival:
             lines.append("  JPEG  correlation  amplitude kept  RMS of change  largest change")
@@ -99,6 +103,7 @@ def check_set(
         UserError: there is nothing to compare.
     """
     result = Checked()
+    psnrs: list[float] = []
     rows: dict[int, list[Survival]] = {quality: [] for quality in qualities}
     pairs = _from_manifest(folder, clean, result)
     if not (folder / "manifest.jsonl").is_file() and not list(folder.glob("manifest.part-*")):
@@ -112,13 +117,16 @@ def check_set(
         except UserError as error:
             result.faults.append(str(error))
             continue
-        _add(result, noise, entry, output)
+        psnr = _add(result, noise, entry, output)
+        psnrs += [] if psnr is None else [psnr]
         for quality in qualities:
             if before.max_value == 255 and noise.any():
                 rows[quality].append(survival(before, after, quality=quality))
     if not result.count and not result.faults:
         raise UserError(f"{folder}: no picture has a clean counterpart in {clean}")
     result.rms /= max(result.count, 1)
+    result.l2 /= max(result.count, 1)
+    result.psnr_mean = float(np.mean(psnrs)) if psnrs else None
     result.survival = {q: _mean(found) for q, found in rows.items() if found}
     return result
 
@@ -185,18 +193,28 @@ def _noise(before: Picture, after: Picture, output: Path) -> np.ndarray:
     return (after.pixels.astype(np.float64) - before.pixels) / scale
 
 
-def _add(result: Checked, noise: np.ndarray, entry: Mapping[str, Any] | None, output: Path) -> None:
+def _add(
+    result: Checked, noise: np.ndarray, entry: Mapping[str, Any] | None, output: Path
+) -> float | None:
+    """Count one image in; returns its PSNR, None where nothing changed."""
     largest = np.abs(noise).max(axis=2)
     linf = float(largest.max(initial=0))
     rms = math.sqrt(float((noise * noise).mean()))
     result.count += 1
     result.linf = max(result.linf, linf)
     result.rms += rms
-    if rms:
-        psnr = 20 * math.log10(255 / rms)
+    result.l2 += rms * math.sqrt(noise.size) / 255
+    psnr = 20 * math.log10(255 / rms) if rms else None
+    if psnr is not None:
         result.psnr_min = psnr if result.psnr_min is None else min(result.psnr_min, psnr)
-    if entry is None:
-        return
+    if entry is not None:
+        _compare(result, largest, entry, output)
+    return psnr
+
+
+def _compare(result: Checked, largest: np.ndarray, entry: Mapping[str, Any], output: Path) -> None:
+    """Faults of an image whose entry says something else, or that breaks its budget."""
+    linf = float(largest.max(initial=0))
     claimed = max(entry["linf_inside"], entry["linf_outside"])
     if abs(linf - claimed) > _TOLERANCE:
         result.faults.append(f"{output}: changes by {linf:g} levels, its manifest says {claimed:g}")

@@ -181,7 +181,7 @@ def _decode(plan: Plan, number: int) -> Decoded:
             return result(kept=True)
         subject = plan.reader.read(item)
         rows: tuple[Row, ...] = ()
-        if subject.region.any():
+        if subject.has_work:
             rows = _noise_rows(plan, number, subject)
         elif plan.config.region.on_empty == "error":
             raise UserError(
@@ -263,7 +263,7 @@ def _compose(plan: Plan, one: Decoded, noise: Tensor | None) -> Any:
     """Protected pixels, or None for an image with nothing to protect."""
     subject = one.subject
     assert subject is not None
-    if not subject.region.any():
+    if not subject.has_work:
         return None
     if len(one.noise_rows) > 1:
         assert plan.noise_maker is not None
@@ -279,6 +279,7 @@ def _compose(plan: Plan, one: Decoded, noise: Tensor | None) -> Any:
         method=plan.method,
         noise=noise,
         device=plan.device,
+        classes=subject.classes,
     )
 
 

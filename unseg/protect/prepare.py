@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 import unseg
-from unseg.config.generate import GenerateConfig
+from unseg.config.generate import CLASS_METHODS, GenerateConfig
 from unseg.config.load import to_dict
 from unseg.data.annotations import AnnotationSource, Item, build_source
 from unseg.models.weights import load_generator, resolve_weights
@@ -102,6 +102,8 @@ def prepare(
             frame=frame,
             seed=config.run.seed,
             max_pixels=config.data.max_pixels,
+            classes=config.noise.classes if method.needs_classes else None,
+            has_open_background=config.data.format == "coco",
         ),
         layout=layout,
         method=method,
@@ -142,7 +144,8 @@ def _generator(
     if generator is not None:
         return generator, None
     is_control = config.method in ("random_sign", "fixed_sign")
-    if config.method == "jpeg_only" or (is_control and config.noise.grid is not None):
+    needs_none = config.method in ("jpeg_only", *CLASS_METHODS)
+    if needs_none or (is_control and config.noise.grid is not None):
         return None, None
     try:
         path = resolve_weights(config.generator.path)
@@ -163,6 +166,8 @@ def _method_options(config: GenerateConfig, model: Any) -> MethodOptions:
         grid=noise.grid or int(getattr(model, "noise_size", DEFAULT_GRID)),
         channels=noise.channels or ("rgb" if model is None else model.noise_channels),
         quality=config.output.quality,
+        psnr=noise.psnr,
+        patch=noise.patch,
     )
 
 
@@ -189,6 +194,10 @@ def _settings(
     }
     if config.method in ("random_sign", "fixed_sign"):
         values |= {"noise.grid": options.grid, "noise.channels": options.channels}
+    if config.method in CLASS_METHODS:
+        noise = config.noise
+        values |= {"noise.psnr": noise.psnr, "noise.classes": noise.classes}
+        values |= {"noise.patch": noise.patch}
     if config.output.format == "jpeg" or config.method == "jpeg_only":
         values["output.quality"] = config.output.quality
     if config.region.map == "official":

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from unseg.data.annotations.base import Annotation, Segment
+from unseg.data.annotations.base import VOID, Annotation, Segment
 from unseg.data.prompts import mask_prompt
 from unseg.data.transforms import bilinear, rounded
 from unseg.protect.picture import Picture, turn_upright
@@ -25,6 +25,8 @@ from unseg.utils.errors import UserError
 RegionMode = Literal["all", "classes", "single", "things"]
 
 _THRESHOLD = 127
+_OPEN_BACKGROUND = -2
+"""Class of the pixels of no object, in sets that label objects alone."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,38 @@ def region_from_annotation(
     for segment in _chosen(annotation, mode, classes):
         region |= segment.mask
     return region
+
+
+def class_map_of(
+    annotation: Annotation, region: np.ndarray, *, by_region: bool, has_open_background: bool
+) -> np.ndarray:
+    """Class of every pixel for methods that go by classes; background is one, void is not.
+
+    Args:
+        annotation: in the image's frame.
+        region: (H, W) bool, the protected region.
+        by_region: two classes, 1 in the region and 0 outside, instead of the label's.
+        has_open_background: pixels of no object are background rather than void.
+
+    Returns:
+        (H, W) int32, `VOID` where there is no class.
+    """
+    is_labelled = annotation.has_region and not annotation.is_whole
+    if not is_labelled:
+        return region.astype(np.int32)
+    classes = annotation.class_map.astype(np.int32)
+    is_void = classes == VOID
+    if has_open_background:
+        in_crowd = np.zeros_like(is_void)
+        for segment in annotation.segments:
+            if segment.is_crowd:
+                in_crowd |= segment.mask
+        classes[is_void & ~in_crowd] = _OPEN_BACKGROUND
+        is_void &= in_crowd
+    if by_region:
+        classes = region.astype(np.int32)
+        classes[is_void & ~region] = VOID
+    return classes
 
 
 def instance_regions(

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from unseg.config.generate import PromptConfig, PromptKind, RegionConfig
-from unseg.data.annotations.base import Annotation, AnnotationSource, Item
+from unseg.data.annotations.base import VOID, Annotation, AnnotationSource, Item
 from unseg.protect.picture import Picture, read_picture
 from unseg.protect.region import (
+    class_map_of,
     fit_annotation,
     instance_regions,
     model_prompts,
@@ -51,6 +52,7 @@ class Subject:
         prompt_kind: for the manifest: "mask", "box", "points", "whole".
         region_source: "label", or what `region_from_prompt` used.
         notes: what the user should know.
+        classes: (H, W) int32 class of each pixel, `VOID` = -1, for methods that go by classes.
     """
 
     key: str
@@ -61,6 +63,14 @@ class Subject:
     prompt_kind: str
     region_source: str
     notes: tuple[str, ...] = ()
+    classes: np.ndarray | None = None
+
+    @property
+    def has_work(self) -> bool:
+        """Whether there is a pixel to protect: of the region, or of any class."""
+        if self.classes is not None:
+            return bool((self.classes != VOID).any())
+        return bool(self.region.any())
 
 
 @dataclass(frozen=True)
@@ -82,6 +92,8 @@ class SubjectReader:
         frame: the model's frame.
         seed: of drawn points.
         max_pixels: larger pictures are refused.
+        classes: read a class map too: the label's, or that of region and rest.
+        has_open_background: pixels of no object are background rather than void.
     """
 
     source: AnnotationSource
@@ -90,6 +102,8 @@ class SubjectReader:
     frame: ModelFrame = ModelFrame()
     seed: int = 42
     max_pixels: int = MAX_PIXELS
+    classes: Literal["label", "region"] | None = None
+    has_open_background: bool = False
 
     def checksums(self, item: Item) -> Checksums:
         """Of the image and, where the label is a file of its own, of the label."""
@@ -112,9 +126,18 @@ class SubjectReader:
         picture = read_picture(item.image_path, max_pixels=self.max_pixels)
         annotation, note = fit_annotation(self.source.read(item), picture)
         notes = picture.notes if note is None else (*picture.notes, note)
-        if annotation.has_region and not annotation.is_whole:
-            return self._labelled(item.key, picture, annotation, notes)
-        return self._prompted(item.key, picture, annotation, notes)
+        is_labelled = annotation.has_region and not annotation.is_whole
+        understand = self._labelled if is_labelled else self._prompted
+        subject = understand(item.key, picture, annotation, notes)
+        if self.classes is None:
+            return subject
+        classes = class_map_of(
+            annotation,
+            subject.region,
+            by_region=self.classes == "region",
+            has_open_background=self.has_open_background,
+        )
+        return replace(subject, classes=classes)
 
     def _labelled(
         self, key: str, picture: Picture, annotation: Annotation, notes: tuple[str, ...]

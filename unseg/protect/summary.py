@@ -38,6 +38,7 @@ class Summary:
         psnr_mean: mean over the protected images, dB.
         psnr_min: smallest.
         rms_mean: mean change, in 8-bit levels.
+        l2_mean: mean L2 norm of the change of values in [0, 1].
         region_share_mean: mean part of an image that is protected.
         failures: (key, reason) of the first ones that failed.
         wall_seconds: duration of this run.
@@ -52,6 +53,7 @@ class Summary:
     psnr_mean: float | None = None
     psnr_min: float | None = None
     rms_mean: float | None = None
+    l2_mean: float | None = None
     region_share_mean: float | None = None
     failures: list[tuple[str, str]] = field(default_factory=list)
     wall_seconds: float = 0.0
@@ -80,6 +82,7 @@ class Summary:
             "psnr_mean": self.psnr_mean,
             "psnr_min": self.psnr_min,
             "rms_mean": self.rms_mean,
+            "l2_mean": self.l2_mean,
             "region_share_mean": self.region_share_mean,
             "wall_seconds": round(self.wall_seconds, 3),
             "images_per_second": round(speed, 3) if speed is not None else None,
@@ -103,7 +106,8 @@ class Summary:
             rows += [
                 ("largest change inside", f"{self.linf_inside:g} levels"),
                 ("largest change outside", f"{self.linf_outside:g} levels"),
-                ("PSNR mean / lowest", f"{_db(self.psnr_mean)} / {_db(self.psnr_min)} dB"),
+                ("PSNR mean / lowest", f"{_shown(self.psnr_mean)} / {_shown(self.psnr_min)} dB"),
+                ("mean RMS / L2", f"{_shown(self.rms_mean)} levels / {_shown(self.l2_mean)}"),
                 ("mean region share", f"{100 * (self.region_share_mean or 0):.1f} %"),
             ]
         rows.append(("seconds", f"{self.wall_seconds:.1f}"))
@@ -142,6 +146,8 @@ def summarise(
     count = summary.counts[PROTECTED]
     if count:
         summary.rms_mean = round(sums["rms"] / count, 5)
+        # Entries of an older release have no norm.
+        summary.l2_mean = round(sums["l2"] / count, 5) if sums["l2_count"] == count else None
         summary.region_share_mean = round(sums["region_share"] / count, 6)
     if sums["psnr_count"]:
         summary.psnr_mean = round(sums["psnr"] / sums["psnr_count"], 4)
@@ -205,6 +211,9 @@ def _add(summary: Summary, sums: Counter[str], entry: Mapping[str, Any]) -> None
     summary.linf_outside = max(summary.linf_outside, entry["linf_outside"])
     sums["rms"] += entry["rms"]
     sums["region_share"] += entry["region_share"]
+    if "l2" in entry:
+        sums["l2"] += entry["l2"]
+        sums["l2_count"] += 1
     psnr = entry["psnr"]
     if psnr is not None:
         sums["psnr"] += psnr
@@ -213,5 +222,5 @@ def _add(summary: Summary, sums: Counter[str], entry: Mapping[str, Any]) -> None
         summary.psnr_min = psnr if known is None else min(known, psnr)
 
 
-def _db(value: float | None) -> str:
+def _shown(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"

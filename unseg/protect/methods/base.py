@@ -1,0 +1,159 @@
+"""What every method is handed and must offer; what those that go by classes have in common."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from unseg.noise import GREY_LEVELS
+
+NoiseSource = Literal["own", "partner", "none"]
+
+VOID = -1
+"""Class of pixels without one: they are not changed."""
+
+_ROUNDS = 12
+_CLOSE = 1e-3  # of the root mean square: 0.01 dB
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """One image, ready to be protected.
+
+    Attributes:
+        key: the image's name in its data set; randomness derives from it.
+        image: (1, C, H, W) float in [0, 1], C = 1 for grey pictures, else 3.
+        region: (1, 1, H, W) float, 1 inside the protected region.
+        noise: (1, 3, n, n) in [-1, 1] on the grid of the square of side max(H, W), or None for
+            methods whose `noise_from` is "none".
+        classes: (1, 1, H, W) integer class of each pixel, `VOID` where there is none; None but for
+            methods with `needs_classes`.
+    """
+
+    key: str
+    image: Tensor
+    region: Tensor
+    noise: Tensor | None = None
+    classes: Tensor | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodOptions:
+    """What methods may depend on.
+
+    Attributes:
+        epsilon: bound inside the region, in 8-bit grey levels.
+        epsilon_bg: bound outside.
+        seed: of all randomness.
+        grid: side of the noise grid of the sign methods.
+        channels: colour or grey signs.
+        quality: JPEG quality of `jpeg_only`.
+        psnr: in dB, what methods without a bound are brought to; None: their own budget.
+        patch: side of the pieces that `ar` fills one by one; None: the whole image is one.
+    """
+
+    epsilon: float = 8
+    epsilon_bg: float = 2
+    seed: int = 42
+    grid: int = 256
+    channels: Literal["rgb", "luma"] = "rgb"
+    quality: int = 95
+    psnr: float | None = None
+    patch: int | None = None
+
+
+class Method(Protocol):
+    """The interface of a method.
+
+    Attributes:
+        noise_from: whose forward pass it needs: the image's own, another image's, or none.
+        needs_classes: whether it goes by the label map rather than by the region.
+        bounds: largest change (inside, outside) in 8-bit levels, or None where it has no bound.
+    """
+
+    noise_from: NoiseSource
+    needs_classes: bool
+    bounds: tuple[float, float] | None
+
+    def __call__(self, canvas: Canvas) -> Tensor:
+        """The protected image before rounding, (1, C, H, W) float in [0, 1]."""
+        ...
+
+
+class ByClass:
+    """A method that changes the pixels of each class in a way of its own (SPEC section 6).
+
+    Background is a class, void is not. There is no bound on a pixel's change: what a picture
+    changed by is measured.
+    """
+
+    noise_from: NoiseSource = "none"
+    needs_classes = True
+    bounds: tuple[float, float] | None = None
+    may_exceed = True
+    """Whether matching a PSNR may enlarge the change."""
+
+    def __init__(self, options: MethodOptions) -> None:
+        self.options = options
+
+    def __call__(self, canvas: Canvas) -> Tensor:
+        """Each class's pixels from its own whole picture, then clipped."""
+        changed = composite(canvas, lambda label: self.of_class(canvas, label))
+        if self.options.psnr is None:
+            return changed.clamp(0, 1)
+        return matched(canvas.image, changed, psnr=self.options.psnr, may_exceed=self.may_exceed)
+
+    def of_class(self, canvas: Canvas, label: int) -> Tensor:
+        """(1, C, H, W): the whole image as if every pixel were of that class, not clipped."""
+        raise NotImplementedError
+
+
+def composite(canvas: Canvas, of_class: Callable[[int], Tensor]) -> Tensor:
+    """One picture from those of the classes that are present; void pixels stay as they are."""
+    assert canvas.classes is not None
+    result = canvas.image.clone()
+    for label in torch.unique(canvas.classes).tolist():
+        if label != VOID:
+            result = torch.where(canvas.classes == label, of_class(label), result)
+    return result
+
+
+def matched(image: Tensor, changed: Tensor, *, psnr: float, may_exceed: bool = True) -> Tensor:
+    """`clip(image + s * (changed - image))` with the s that gives the wanted PSNR.
+
+    Args:
+        image: (1, C, H, W) float in [0, 1].
+        changed: the same, not clipped.
+        psnr: in dB, over all pixels and channels.
+        may_exceed: s may be larger than 1; else it interpolates between the two.
+
+    Returns:
+        (1, C, H, W) float in [0, 1]. Where clipping (or `may_exceed`) leaves no such s, as close
+        as it gets.
+    """
+    change = changed - image
+    wanted = 10 ** (-psnr / 20)
+    limit = math.inf if may_exceed else 1.0
+    factor, reached, result = 1.0, _root_mean_square(change), image
+    # Without clipping one round would do: the change is proportional to the factor.
+    for _ in range(_ROUNDS):
+        if reached == 0 or abs(reached - wanted) <= _CLOSE * wanted:
+            break
+        factor = min(factor * wanted / reached, limit)
+        result = (image + factor * change).clamp(0, 1)
+        reached = _root_mean_square(result - image)
+    return result
+
+
+def scaled_to(field: Tensor, rms: float) -> Tensor:
+    """A field whose root mean square is `rms`, in 8-bit grey levels, as a change of [0, 1]."""
+    return field * (rms / GREY_LEVELS / max(_root_mean_square(field), 1e-30))
+
+
+def _root_mean_square(values: Tensor) -> float:
+    return float(values.double().square().mean().sqrt())

@@ -1,0 +1,47 @@
+"""Controls at the generator's grid and budget that no generator makes: random signs."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from unseg.protect.methods.base import Canvas, MethodOptions, NoiseSource
+from unseg.protect.methods.generated import UnSeg
+from unseg.utils.seed import torch_generator
+
+
+class RandomSign(UnSeg):
+    """Signs on the generator's grid, drawn anew for each image.
+
+    A trained generator's noise is nearly saturated, so uniform noise would be too weak a control.
+    """
+
+    noise_from: NoiseSource = "none"
+
+    def __init__(self, options: MethodOptions) -> None:
+        super().__init__(options)
+        self.options = options
+
+    def __call__(self, canvas: Canvas) -> Tensor:
+        """`clip(image + budget * signs)`."""
+        return self._compose(canvas, self.signs(canvas.key).to(canvas.image))
+
+    def signs(self, key: str) -> Tensor:
+        """(1, 3, n, n) of -1 and 1."""
+        return self._draw("random_sign", key)
+
+    def _draw(self, *purpose: str) -> Tensor:
+        count = 1 if self.options.channels == "luma" else 3
+        shape = (1, count, self.options.grid, self.options.grid)
+        rng = torch_generator(self.options.seed, *purpose)
+        signs = torch.randint(0, 2, shape, generator=rng) * 2.0 - 1
+        return signs.expand(1, 3, -1, -1)
+
+
+class FixedSign(RandomSign):
+    """One field of signs for all images."""
+
+    def signs(self, key: str) -> Tensor:
+        """The same for every key."""
+        del key
+        return self._draw("fixed_sign")
