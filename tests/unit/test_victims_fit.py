@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from pathlib import Path
 
 import cv2
@@ -53,18 +54,18 @@ def run(state: FitState | None = None, stop: int | None = None, **changes: objec
         if now.epoch == stop:
             raise KeyboardInterrupt
 
+    arguments = {"recipe": RECIPE} | changes
     try:
         fit(
             victim,
             tensor_set(10),
-            recipe=RECIPE,
             scorer=Scorer(2),
             validation=tensor_set(4, 1),
             clean_test=tensor_set(6, 2),
             seed=5,
             state=state,
             on_epoch=on_epoch,
-            **changes,  # type: ignore[arg-type]
+            **arguments,  # type: ignore[arg-type]
         )
     except KeyboardInterrupt:
         torch.manual_seed(99)  # what another process would have drawn
@@ -85,6 +86,15 @@ def test_the_epoch_is_chosen_by_validation_and_not_by_the_clean_test() -> None:
     best = max(state.curve, key=lambda row: row["validation"])
     assert state.selected_epoch == best["epoch"]
     assert [row["epoch"] for row in state.curve] == [1, 2, 3, 4]
+
+
+def test_a_length_in_steps_is_the_same_training_on_a_set_of_any_size() -> None:
+    assert RECIPE.length(3) == (4, 1)
+    by_steps = dataclasses.replace(RECIPE, epochs=None, steps=12)
+    state = run(recipe=by_steps)  # 10 pictures, batches of 4: 3 steps an epoch
+    assert state.curve == run().curve
+    assert dataclasses.replace(by_steps, steps=400).length(13) == (31, 4)
+    assert list(dataclasses.replace(RECIPE, steps=12).problems())
 
 
 def test_loss_ignores_void_and_survives_a_batch_without_labels() -> None:

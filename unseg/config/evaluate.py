@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,6 +19,9 @@ FOLDER = "folder"
 
 SIGN_METHODS = ("random_sign", "fixed_sign")
 """Methods that need no generator where `noise.grid` is among their options."""
+
+DENSE_TASKS = ("foreground", "semantic")
+"""Tasks whose label is a map of classes; the others know objects."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _BUDGET = re.compile(r"\d+(\.\d+)?/\d+(\.\d+)?")
@@ -47,10 +51,14 @@ class DataConfig:
     """Test pictures; always clean for the headline score."""
     synthetic: SyntheticConfig | None = None
     """Instead of `train` and `test`."""
-    task: Literal["foreground", "semantic"] = "foreground"
-    """foreground: objects against the rest, scored by IoU; semantic: classes, scored by mIoU."""
+    task: Literal[
+        "foreground", "semantic", "panoptic", "instance", "detection", "interactive"
+    ] = "foreground"
+    """foreground: objects against the rest, scored by IoU; semantic: classes, by mIoU; panoptic:
+    segments, by PQ; instance: masks, by AP; detection: boxes, by AP; interactive: masks that answer
+    a box, by mIoU."""
     score_classes: tuple[int, ...] = ()
-    """semantic: the mean runs over these training classes alone; empty: over all."""
+    """The mean runs over these training classes alone; empty: over all."""
     protect_size: int | None = bounded(None, low=16)
     """Pictures are reduced to this long side before they are protected; None: protected as they
     are. A trainer's own resizing comes after."""
@@ -117,8 +125,10 @@ class RecipeConfig:
     """Range of the random size factor; [1, 1] for none."""
     flip: float = bounded(0.5, low=0, high=1)
     """Probability of a horizontal flip."""
-    epochs: int = bounded(low=1)
-    """Passes over the training pictures."""
+    epochs: int | None = bounded(None, low=1)
+    """Passes over the training pictures; set this or `steps`."""
+    steps: int | None = bounded(None, low=1)
+    """Optimiser steps instead, rounded up to whole epochs: sets of any size train equally long."""
     batch_size: int = bounded(16, low=2)
     """Pictures a step."""
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
@@ -131,8 +141,8 @@ class RecipeConfig:
     """onecycle: up over the first quarter, then a cosine to zero; poly: power 0.9."""
     loss: Literal["ce", "ce_dice"] = "ce"
     """Cross-entropy alone, or with the soft Dice loss of all classes."""
-    eval_every: int = bounded(1, low=1)
-    """Epochs between two scores of the validation split and the clean test set."""
+    eval_every: int | None = bounded(None, low=1)
+    """Epochs between two scores of the validation split and the clean test set; None: ten times."""
     eval_batch_size: int = bounded(32, low=1)
     """Pictures scored at once."""
     score_at: Literal["frame", "native"] = "frame"
@@ -144,6 +154,13 @@ class RecipeConfig:
         """A sensible range of scales."""
         if not 0 < self.scale[0] <= self.scale[1]:
             yield "scale", f"must be 0 < low <= high, found {list(self.scale)}"
+        if (self.epochs is None) == (self.steps is None):
+            yield "epochs", "set exactly one of epochs and steps"
+
+    def length(self, steps_an_epoch: int) -> tuple[int, int]:
+        """(epochs, epochs between two scores) of a training."""
+        epochs = self.epochs or math.ceil((self.steps or 1) / steps_an_epoch)
+        return epochs, self.eval_every or math.ceil(epochs / 10)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,6 +179,9 @@ class VictimConfig:
     """Initial weights: from scratch, from `weights_path`, or the library's own (a download)."""
     weights_path: str | None = None
     """Weights of the victim or of its encoder."""
+    train_only: tuple[str, ...] = ()
+    """Parameters whose names hold one of these words are trained, the others stay as they are;
+    empty: all are trained."""
     recipe: RecipeConfig
     """How it is trained."""
     title: str | None = None

@@ -155,14 +155,15 @@ def fit(
         optimizer.load_state_dict(state.optimizer)
     images, labels = train.images.to(device), train.labels.to(device)
     steps = max(1, math.ceil((epoch_size or len(train)) / recipe.batch_size))
-    for epoch in range(state.epoch, recipe.epochs):
+    epochs, eval_every = recipe.length(steps)
+    for epoch in range(state.epoch, epochs):
         loss = _epoch(
-            victim, optimizer, images, labels, recipe, seed=seed, epoch=epoch, steps=steps
+            victim, optimizer, images, labels, recipe, seed=seed, epoch=epoch, epochs=epochs, steps=steps
         )
         if not math.isfinite(loss):
             raise FloatingPointError(f"the loss is {loss} in epoch {epoch + 1}; lower recipe.lr")
         state.epoch = epoch + 1
-        if state.epoch % recipe.eval_every == 0 or state.epoch == recipe.epochs:
+        if state.epoch % eval_every == 0 or state.epoch == epochs:
             _score_epoch(victim, state, loss, scorer, validation, clean_test)
         if on_epoch is not None:
             state.victim, state.optimizer = victim.state_dict(), optimizer.state_dict()
@@ -199,6 +200,7 @@ def _epoch(
     *,
     seed: int,
     epoch: int,
+    epochs: int,
     steps: int,
 ) -> float:
     """One pass; returns the mean loss."""
@@ -212,7 +214,7 @@ def _epoch(
     total = torch.zeros((), device=images.device)
     for step in range(steps):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(recipe, (epoch * steps + step) / (recipe.epochs * steps))
+            group["lr"] = learning_rate(recipe, (epoch * steps + step) / (epochs * steps))
         rows = order[step * recipe.batch_size : (step + 1) * recipe.batch_size].to(images.device)
         picture, target = augment(
             images[rows],
