@@ -1,8 +1,10 @@
-"""What a trainer may do to suspicious pictures before training: a registry of composable defences.
+"""What a trainer may do against suspicious pictures: a registry of composable defences.
 
-A defence is written `name-value`, several are joined by `+` and applied in order:
-`jpeg-75`, `blur-1+grey`. They act on the published pictures at their own size, before the
-trainer's resizing. Greyscale changes what the model can see, so it is applied at test time too.
+A defence is written `name-value`, several are joined by `+`: `jpeg-75`, `blur-1+grey`,
+`jpeg-75+adversarial`. Most act once, in the order in which they are written, on the published
+pictures at their own size, before the trainer's resizing. Greyscale changes what the model can
+see, so it is applied at test time too. Those of `TRAINING` act on each batch of the training
+instead (`training.py`), after the recipe's own augmentation, and can be joined to the others.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from torch import Tensor
 
 from unseg import degrade
 from unseg.utils.errors import UserError
+from unseg.victims.adversarial import EPSILON
 
 NO_DEFENCE = "none"
 
@@ -48,6 +51,31 @@ DEFENCES: dict[str, Defence] = {
 """Name -> operation. Values: sigma in pixels, JPEG quality, bits, window side, factor."""
 
 
+@dataclass(frozen=True)
+class TrainingDefence:
+    """A change of the training itself.
+
+    Attributes:
+        low: smallest accepted value.
+        high: largest accepted value.
+        default: the value where none is written.
+        is_whole: the value is a whole number.
+    """
+
+    low: float
+    high: float
+    default: float | None
+    is_whole: bool = False
+
+
+TRAINING: dict[str, TrainingDefence] = {
+    "adversarial": TrainingDefence(0.001, 0.5, default=EPSILON),
+    "ddc_at": TrainingDefence(0.001, 0.5, default=EPSILON),
+    "ueraser_like": TrainingDefence(1, 10, default=1, is_whole=True),
+}
+"""Name -> what its value may be: bound of the attack in [0, 1] (twice), number of draws."""
+
+
 def parse_defence(text: str) -> tuple[tuple[str, float], ...]:
     """The operations that a written defence names; none for "none".
 
@@ -56,15 +84,30 @@ def parse_defence(text: str) -> tuple[tuple[str, float], ...]:
     """
     if text == NO_DEFENCE:
         return ()
-    return tuple(_parse_one(part, text) for part in text.split("+"))
+    parsed = tuple(_parse_one(part, text) for part in text.split("+"))
+    names = [name for name, _ in parsed if name in TRAINING]
+    if len(set(names)) < len(names) or {"adversarial", "ddc_at"} <= set(names):
+        raise UserError(f"defence {text!r}: ddc_at contains adversarial, and none is given twice")
+    return parsed
+
+
+def training_defences(text: str) -> dict[str, float]:
+    """Those operations of a written defence that change the training, with their values."""
+    return {name: value for name, value in parse_defence(text) if name in TRAINING}
+
+
+def picture_defence(text: str) -> str:
+    """What is left of a written defence without the operations that change the training."""
+    parts = [part for part in text.split("+") if part.partition("-")[0] not in TRAINING]
+    return "+".join(parts) or NO_DEFENCE
 
 
 def _parse_one(part: str, text: str) -> tuple[str, float]:
     name, _, written = part.partition("-")
-    if name not in DEFENCES:
-        known = ", ".join(DEFENCES)
+    entry = DEFENCES.get(name) or TRAINING.get(name)
+    if entry is None:
+        known = ", ".join((*DEFENCES, *TRAINING))
         raise UserError(f"defence {text!r}: unknown {name!r}; known are none, {known}")
-    entry = DEFENCES[name]
     if not written:
         if entry.default is None:
             raise UserError(
@@ -79,11 +122,13 @@ def _parse_one(part: str, text: str) -> tuple[str, float]:
         raise UserError(
             f"defence {text!r}: {name} takes {entry.low:g} to {entry.high:g}, found {value:g}"
         )
+    if isinstance(entry, TrainingDefence) and entry.is_whole and value != int(value):
+        raise UserError(f"defence {text!r}: {name} takes a whole number, found {value:g}")
     return name, value
 
 
 def apply_defence(image: Tensor, text: str, *, at_test: bool = False) -> Tensor:
-    """Pictures after a written defence.
+    """Pictures after a written defence; operations that change the training leave them alone.
 
     Args:
         image: (B, 3, H, W) float in [0, 1], at the pictures' own size.
@@ -91,7 +136,7 @@ def apply_defence(image: Tensor, text: str, *, at_test: bool = False) -> Tensor:
         at_test: only those operations that test pictures go through as well.
     """
     for name, value in parse_defence(text):
-        entry = DEFENCES[name]
-        if entry.at_test or not at_test:
+        entry = DEFENCES.get(name)
+        if entry is not None and (entry.at_test or not at_test):
             image = entry.apply(image, value)
     return image
