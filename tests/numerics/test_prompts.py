@@ -20,6 +20,7 @@ from unseg.data.prompts import (
     squashed_box,
     surrogate_prompts,
 )
+from unseg.data.transforms import bilinear, nearest, pad_to_square
 from unseg.types import Prompts
 
 
@@ -195,6 +196,19 @@ def test_the_mask_prompt_of_generation_follows_its_four_steps(rng: np.random.Gen
     expected = torch.tensor([[[[255.0 if v > 0.5 else 0.0 for v in r] for r in small[0, 0]]]])
     prompt = mask_prompt(torch.from_numpy(mask), image_size=128, mask_size=32)
     assert torch.equal(prompt, expected)
+
+
+@pytest.mark.parametrize("image_size", [32, 64, 96, 128, 256])
+@pytest.mark.parametrize("size", [(1, 1), (1, 90), (70, 3), (37, 61), (128, 128), (300, 200)])
+def test_the_mask_prompt_equals_that_of_the_whole_resized_square(
+    size: tuple[int, int], image_size: int, rng: np.random.Generator
+) -> None:
+    hard = rng.random((2, 1, *size)) < 0.5
+    soft = rng.integers(0, 256, (2, 1, *size)).astype(np.float32) / 255
+    for mask in (torch.from_numpy(hard), torch.from_numpy(soft)):
+        square = nearest(pad_to_square(mask.float()), image_size)
+        expected = torch.round(bilinear(square, 32)) * 255
+        assert torch.equal(mask_prompt(mask, image_size=image_size, mask_size=32), expected)
 
 
 def test_the_box_of_generation_lies_in_the_padded_and_resized_frame() -> None:

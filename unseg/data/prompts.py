@@ -144,8 +144,26 @@ def mask_prompt(mask: Tensor, *, image_size: int, mask_size: int) -> Tensor:
         image_size: side S of the model's input.
         mask_size: 4g.
     """
-    square = nearest(pad_to_square(mask.float()), image_size)
+    step, rest = divmod(image_size, mask_size)
+    if rest or step % 2:
+        square = nearest(pad_to_square(mask.float()), image_size)
+    else:
+        # A bilinear reduction by an even factor reads the middle 2 x 2 pixels of each block alone.
+        middle = np.arange(mask_size)[:, None] * step + (step // 2 - 1, step // 2)
+        square = _nearest_pixels(mask, image_size, middle.ravel())
     return rounded(bilinear(square, mask_size)) * 255
+
+
+def _nearest_pixels(mask: Tensor, image_size: int, chosen: np.ndarray) -> Tensor:
+    """Rows and columns `chosen` of `nearest(pad_to_square(mask), image_size)`, made directly."""
+    height, width = mask.shape[-2:]
+    line = torch.arange(max(height, width)).view(1, 1, -1, 1)
+    source = nearest(line, (image_size, 1)).flatten().numpy().astype(np.intp)[chosen]
+    rows, columns = source[source < height], source[source < width]
+    square = np.zeros((*mask.shape[:2], len(chosen), len(chosen)), np.float32)
+    # NumPy takes columns at a third of the time of torch's index_select.
+    square[..., : len(rows), : len(columns)] = mask.numpy().take(rows, -2).take(columns, -1)
+    return torch.from_numpy(square)
 
 
 def box_prompt(mask: Tensor, *, image_size: int) -> Tensor:
