@@ -51,9 +51,9 @@ class DataConfig:
     """Test pictures; always clean for the headline score."""
     synthetic: SyntheticConfig | None = None
     """Instead of `train` and `test`."""
-    task: Literal[
-        "foreground", "semantic", "panoptic", "instance", "detection", "interactive"
-    ] = "foreground"
+    task: Literal["foreground", "semantic", "panoptic", "instance", "detection", "interactive"] = (
+        "foreground"
+    )
     """foreground: objects against the rest, scored by IoU; semantic: classes, by mIoU; panoptic:
     segments, by PQ; instance: masks, by AP; detection: boxes, by AP; interactive: masks that answer
     a box, by mIoU."""
@@ -206,17 +206,18 @@ class BlockConfig:
     budgets: tuple[str, ...] = ()
     """epsilon/epsilon_bg in grey levels, "8/2"; empty: each method's own."""
     defences: tuple[str, ...] = ("none",)
-    """Written defences: none, jpeg-75, blur-1, grey, bits-3, median-3, downup-0.5, joined by +."""
+    """Written defences: none, jpeg-75, blur-1, grey, bits-3, median-3, downup-0.5, adversarial,
+    ddc_at, ueraser_like, joined by +."""
     clean_shares: tuple[float, ...] = (0.0,)
-    """Shares of the training pictures that are left clean."""
+    """Shares of the training pictures that are left clean; 1 is the method clean."""
     seeds: tuple[int, ...] = (0,)
     """Seeds of the training (and of which pictures stay clean in a mixture)."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Shares in range and budgets well written."""
         for share in self.clean_shares:
-            if not 0 <= share < 1:
-                yield "clean_shares", f"must lie in [0, 1), found {share:g}; 1 is the method clean"
+            if not 0 <= share <= 1:
+                yield "clean_shares", f"must lie in [0, 1], found {share:g}"
         for budget in self.budgets:
             if not _BUDGET.fullmatch(budget):
                 yield "budgets", f"write epsilon/epsilon_bg as in 8/2, found {budget!r}"

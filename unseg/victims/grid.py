@@ -19,7 +19,7 @@ import torch
 
 from unseg.config.dataset import DatasetConfig
 from unseg.config.evaluate import CLEAN, FOLDER, EvaluateConfig
-from unseg.config.generate import GenerateConfig
+from unseg.config.generate import CLASS_METHODS, GenerateConfig
 from unseg.config.load import from_dict, to_dict, to_yaml
 from unseg.protect.generate import generate
 from unseg.utils.distributed import pick_device
@@ -218,6 +218,8 @@ def _protect(
     }
     if method.generator is not None:
         values["generator"] = {"path": method.generator}
+    if method.method in CLASS_METHODS and config.data[cell.data].task == "foreground":
+        values["noise"]["classes"] = "region"
     for key, value in method.options.items():
         *sections, last = key.split(".")
         place = values
@@ -231,6 +233,7 @@ def _protect(
         raise UserError(f"{source}: {summary.failed} pictures failed, first {key}: {reason}")
     return {
         "rms": summary.rms_mean,
+        "l2": summary.l2_mean,
         "linf": max(summary.linf_inside, summary.linf_outside),
         "psnr": summary.psnr_mean,
         "region_share": summary.region_share_mean,

@@ -7,7 +7,8 @@ from pathlib import Path
 from unseg.config.evaluate import EvaluateConfig
 from unseg.utils.errors import UserError
 from unseg.utils.files import atomic_write, atomic_write_bytes
-from unseg.victims.sections import NOTHING, Picture, method_title, sections, victim_title
+from unseg.victims.parts import NOTHING, Picture, method_title, victim_title
+from unseg.victims.sections import sections
 from unseg.victims.tables import collect
 
 TEMPLATE = Path(__file__).parent.parent / "assets" / "report.html"

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 import io
-import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -16,11 +13,20 @@ from unseg.utils.errors import UserError
 from unseg.victims import figures
 from unseg.victims.cells import Cell, Layout, expand
 from unseg.victims.jobs import EXAMPLES, protected_root
-from unseg.victims.models import ARCHITECTURES
+from unseg.victims.mixtures import mixture_section
+from unseg.victims.parts import (
+    Picture,
+    Section,
+    Table,
+    Text,
+    budget_title,
+    method_title,
+    number,
+    percent,
+    victim_title,
+)
 from unseg.victims.pictures import split_config
-from unseg.victims.tables import Key, Row, Spread, changes, collect
-
-NOTHING = "–"
+from unseg.victims.tables import Key, Row, changes, collect
 
 HOW_TO_READ = (
     "Victims are trained on pictures as they were published and tested on clean ones: the lower "
@@ -32,60 +38,6 @@ HOW_TO_READ = (
     "standard deviations over seeds, in percent. Rows of random_sign and the like are controls: no "
     "claim counts without them."
 )
-
-
-@dataclass(frozen=True)
-class Text:
-    """A paragraph, or a smaller heading."""
-
-    text: str
-    kind: Literal["text", "heading"] = "text"
-
-    def markdown(self) -> str:
-        """As Markdown."""
-        return f"### {self.text}" if self.kind == "heading" else self.text
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table; the first `num_text` columns hold words."""
-
-    header: tuple[str, ...]
-    rows: Sequence[tuple[str, ...]]
-    num_text: int
-    kind: str = "table"
-
-    def markdown(self) -> str:
-        """As Markdown."""
-        rule = ["---" if i < self.num_text else "---:" for i in range(len(self.header))]
-        return "\n".join("| " + " | ".join(line) + " |" for line in (self.header, rule, *self.rows))
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A figure."""
-
-    name: str
-    alt: str
-    data: bytes
-    kind: str = "picture"
-
-    @property
-    def base64(self) -> str:
-        """For the page."""
-        return base64.b64encode(self.data).decode()
-
-    def markdown(self) -> str:
-        """As Markdown, beside the file."""
-        return f"![{self.alt}](figures/{self.name}.png)"
-
-
-@dataclass(frozen=True)
-class Section:
-    """A heading and what stands below it."""
-
-    heading: str
-    parts: list[Text | Table | Picture]
 
 
 def sections(config: EvaluateConfig) -> Iterator[Section]:
@@ -108,7 +60,7 @@ def sections(config: EvaluateConfig) -> Iterator[Section]:
             parts.append(_score_table(of_data, config))
     yield Section("Scores on clean test pictures", parts)
     yield from _published_section(rows, config)
-    yield from _mixture_section(rows, config)
+    yield from mixture_section(rows, config)
     yield from _change_section(config)
     yield from _curve_section(rows, config)
     yield from _picture_section(config)
@@ -130,12 +82,12 @@ def _score_table(rows: list[Row], config: EvaluateConfig) -> Table:
                 row.key.defence,
                 method_title(config, row.key),
                 row.selected.percent(),
-                _percent(row.best),
-                _percent(row.last),
-                _percent(row.protected_test),
-                _percent(row.boundary),
-                _number(value, lambda v: f"{v:.3f}") + mark,
-                _number(value, lambda v: f"{min(1.0, max(0.0, v)):.3f}") + mark,
+                percent(row.best),
+                percent(row.last),
+                percent(row.protected_test),
+                percent(row.boundary),
+                number(value, lambda v: f"{v:.3f}") + mark,
+                number(value, lambda v: f"{min(1.0, max(0.0, v)):.3f}") + mark,
                 ", ".join(map(str, row.epochs)),
                 f"{len(row.epochs)}/{row.num_expected}",
             )
@@ -154,7 +106,7 @@ def _published_section(rows: list[Row], config: EvaluateConfig) -> Iterator[Sect
             row.key.data,
             victim_title(config, row.key.victim),
             method_title(config, row.key),
-            _percent(row.selected),
+            percent(row.selected),
             f"{score:.1f}",
             source,
         )
@@ -166,82 +118,26 @@ def _published_section(rows: list[Row], config: EvaluateConfig) -> Iterator[Sect
         yield Section("Beside published numbers", [Table(header, lines, num_text=3)])
 
 
-def _mixture_section(rows: list[Row], config: EvaluateConfig) -> Iterator[Section]:
-    mixed = [row for row in rows if row.key.clean_share and not row.key.is_twin and row.selected]
-    if not mixed:
-        return
-    header = (
-        "data", "victim", "defence", "protected part", "clean share",
-        "mixture", "clean part alone", "marginal value of the protected part",
-    )  # fmt: skip
-    lines = [
-        (
-            row.key.data,
-            victim_title(config, row.key.victim),
-            row.key.defence,
-            method_title(config, row.key, with_share=False),
-            f"{100 * row.key.clean_share:g} %",
-            _percent(row.selected),
-            _percent(row.clean_part),
-            _number(row.marginal, lambda v: f"{100 * v:+.1f}"),
-        )
-        for row in sorted(mixed, key=lambda r: (r.key.data, r.key.victim, r.key.method, r.key))
-    ]
-    note = (
-        "The rest of the pictures is protected. 'Clean part alone' trained on the same clean "
-        "pictures without the protected ones, for as many steps."
-    )
-    parts: list[Text | Table | Picture] = [Text(note), Table(header, lines, num_text=4)]
-    for data, victim in dict.fromkeys((row.key.data, row.key.victim) for row in mixed):
-        lines_of = _mixture_lines(
-            [
-                r
-                for r in rows
-                if (r.key.data, r.key.victim, r.key.defence) == (data, victim, "none")
-            ],
-            config,
-        )
-        if lines_of:
-            picture = figures.curves(
-                lines_of,
-                title=f"{data}, {victim_title(config, victim)}",
-                x_label="share of clean pictures (%)",
-                y_label="clean test (%)",
-            )
-            parts.append(Picture(f"mixture_{data}_{victim}", f"mixtures of {data}", picture))
-    yield Section("Mixtures of clean and protected pictures", parts)
-
-
-def _mixture_lines(rows: list[Row], config: EvaluateConfig) -> dict[str, list[tuple[float, float]]]:
-    lines: dict[str, list[tuple[float, float]]] = {}
-    clean = next((r for r in rows if r.key.method == CLEAN and not r.key.is_twin), None)
-    for row in rows:
-        if row.selected is None or row is clean:
-            continue
-        name = "clean part alone" if row.key.is_twin else method_title(config, row.key, False)
-        lines.setdefault(name, []).append((100 * row.key.clean_share, 100 * row.selected.mean))
-    if clean is not None and clean.selected is not None:
-        for points in lines.values():
-            points.append((100.0, 100 * clean.selected.mean))
-    return {name: sorted(points) for name, points in lines.items() if len(points) > 1}
-
-
 def _change_section(config: EvaluateConfig) -> Iterator[Section]:
     lines = [
         (
             change.data,
             config.methods[change.method].title or change.method,
-            f"{change.epsilon:g} / {change.epsilon_bg:g}",
-            _number(change.rms, lambda v: f"{v:.2f}"),
-            _number(change.linf, lambda v: f"{v:g}"),
-            _number(change.psnr, lambda v: f"{v:.1f}"),
-            _number(change.region_share, lambda v: f"{100 * v:.1f} %"),
+            budget_title(config, change.method, change.epsilon, change.epsilon_bg),
+            number(change.rms, lambda v: f"{v:.2f}"),
+            number(change.l2, lambda v: f"{v:.2f}"),
+            number(change.linf, lambda v: f"{v:g}"),
+            number(change.psnr, lambda v: f"{v:.1f}"),
+            number(change.region_share, lambda v: f"{100 * v:.1f} %"),
         )
         for change in changes(config)
     ]
     if lines:
-        header = ("data", "method", "budget", "RMS", "Linf", "PSNR (dB)", "region")
-        note = "Measured on the written files, in grey levels of 255; means but for Linf."
+        header = ("data", "method", "budget", "RMS", "L2", "Linf", "PSNR (dB)", "region")
+        note = (
+            "Measured on the written files, in grey levels of 255 (L2: of values in [0, 1], over a "
+            "whole picture); means but for Linf."
+        )
         yield Section("How the pictures change", [Text(note), Table(header, lines, num_text=2)])
 
 
@@ -319,32 +215,3 @@ def _examples(
     title = f"predictions on clean test pictures: {data}, {victim_title(config, victim)}"
     picture = figures.predictions(examples, title=title)
     return [Picture(f"predictions_{data}_{victim}", title, picture)]
-
-
-def method_title(config: EvaluateConfig, key: Key, with_share: bool = True) -> str:
-    """What tables call the training pictures of a row."""
-    if key.is_twin:
-        return f"clean, {100 * key.clean_share:g} % of the pictures"
-    if key.method == CLEAN:
-        return CLEAN
-    title = config.methods[key.method].title or key.method
-    title += f" {key.epsilon:g}/{key.epsilon_bg:g}"
-    if key.clean_share and with_share:
-        title += f" + {100 * key.clean_share:g} % clean"
-    return title
-
-
-def victim_title(config: EvaluateConfig, name: str) -> str:
-    """What tables call a victim."""
-    victim = config.victims[name]
-    title = victim.title or ARCHITECTURES[victim.arch].title + (", tiny" if victim.tiny else "")
-    others = [v for n, v in config.victims.items() if n != name and v.arch == victim.arch]
-    return f"{title} [{name}]" if others and victim.title is None else title
-
-
-def _percent(value: Spread | None) -> str:
-    return NOTHING if value is None else value.percent()
-
-
-def _number(value: float | None, show: Callable[[float], str]) -> str:
-    return NOTHING if value is None or math.isnan(value) else show(value)

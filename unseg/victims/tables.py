@@ -204,6 +204,7 @@ class Change:
         linf: largest change of any pixel.
         psnr: in dB.
         region_share: share of the pixels that lie inside the region.
+        l2: Euclidean norm of the change of values in [0, 1].
     """
 
     data: str
@@ -214,6 +215,7 @@ class Change:
     linf: float | None
     psnr: float | None
     region_share: float | None
+    l2: float | None = None
 
 
 def changes(config: EvaluateConfig) -> list[Change]:
