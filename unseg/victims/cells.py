@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from unseg.config.evaluate import CLEAN, SIGN_METHODS, EvaluateConfig, MethodConfig
+from unseg.config.generate import CLASS_METHODS
 from unseg.config.load import to_dict
 from unseg.utils.files import atomic_write, sha256_file
 
@@ -73,7 +74,7 @@ def expand(config: EvaluateConfig) -> list[Cell]:
             common: dict[str, Any] = {
                 "data": data, "victim": victim, "defence": defence, "seed": seed
             }  # fmt: skip
-            if method == CLEAN:
+            if method == CLEAN or share == 1:
                 cells[Cell(**common)] = None
                 continue
             for epsilon, epsilon_bg in _budgets(config.methods[method], block.budgets):
@@ -92,6 +93,8 @@ def expand(config: EvaluateConfig) -> list[Cell]:
 
 
 def _budgets(method: MethodConfig, written: tuple[str, ...]) -> list[tuple[float, float]]:
+    if method.method in CLASS_METHODS:  # what they change by is their own affair
+        return [(0.0, 0.0)]
     if not written:
         return [(method.epsilon, method.epsilon_bg)]
     pairs = [text.split("/") for text in written]
@@ -147,11 +150,15 @@ class Layout:
             return self.cache_dir / "protected" / self._index[cell.name][1]
         method = self.config.methods[cell.method]
         has_own_grid = method.method in SIGN_METHODS and "noise.grid" in method.options
-        generator = method.generator or (None if has_own_grid else "default")
+        goes_by_classes = method.method in CLASS_METHODS
+        needs_none = has_own_grid or goes_by_classes
+        generator = method.generator or (None if needs_none else "default")
         key = fingerprint(
             self.pictures(cell.data).name,
             {**to_dict(method), "epsilon": cell.epsilon, "epsilon_bg": cell.epsilon_bg, "title": 0},
             self._content(generator),
+            # These protect two classes where a victim learns two.
+            *([self.config.data[cell.data].task] if goes_by_classes else []),
         )
         name = f"{cell.data}__{cell.method}@{cell.epsilon:g}-{cell.epsilon_bg:g}-{key}"
         return self.cache_dir / "protected" / name
