@@ -13,8 +13,9 @@ from typing import Any
 
 from torch import nn
 
+from unseg.models.unet import PlainUNet
 from unseg.utils.errors import UserError
-from unseg.victims.networks import DeepLabV1, PlainUNet, Victim
+from unseg.victims.networks import DeepLabV1, Victim
 from unseg.victims.weights import load_weights
 
 
