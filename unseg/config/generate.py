@@ -10,7 +10,16 @@ from unseg.config.dataset import DatasetConfig
 from unseg.config.load import bounded
 
 MethodName = Literal[
-    "unseg", "random_sign", "fixed_sign", "flat", "shuffled", "jpeg_only", "synper", "ar", "cuda"
+    "unseg",
+    "random_sign",
+    "fixed_sign",
+    "flat",
+    "shuffled",
+    "jpeg_only",
+    "synper",
+    "ar",
+    "cuda",
+    "em",
 ]
 CLASS_METHODS = ("synper", "ar", "cuda")
 """Methods that go by the classes of the label map and have no bound on a pixel's change."""
@@ -47,7 +56,7 @@ class NoiseConfig:
     """PSNR in dB that synper, ar and cuda are brought to on every image; None: their own budgets.
     cuda, which is interpolated towards the clean image, is never made stronger than it is."""
     classes: Literal["label", "region"] = "label"
-    """synper, ar, cuda: the classes of the label map, or two: the protected region and the rest."""
+    """synper, ar, cuda, em: the classes of the label map, or two: the region and the rest."""
     patch: int | None = bounded(None, low=8, high=4096)
     """Side of the pieces that ar fills one by one; None: each image in one piece."""
 
@@ -55,6 +64,30 @@ class NoiseConfig:
         """What types cannot say."""
         if self.epsilon_bg > self.epsilon:
             yield "epsilon_bg", f"must be <= noise.epsilon ({self.epsilon:g})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmConfig:
+    """How method em learns its noise, before the first image is protected."""
+
+    size: int = bounded(128, low=16, high=1024)
+    """Side of the square at which the surrogate sees a picture and noise is learnt; a multiple of
+    4."""
+    rounds: int = bounded(10, low=1)
+    """Alternations of surrogate and noise."""
+    surrogate_steps: int = bounded(20, low=1)
+    """Batches that the surrogate learns from in a round."""
+    noise_steps: int = bounded(5, low=1)
+    """Sign-gradient steps of a tenth of the bound on every picture's noise in a round."""
+    batch_size: int = bounded(16, low=1)
+    """Pictures a step."""
+    max_images: int = bounded(2000, low=1)
+    """Longer lists are refused: all their pictures are held in memory."""
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """The surrogate halves its picture twice."""
+        if self.size % 4:
+            yield "size", f"must be a multiple of 4, found {self.size}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,9 +157,11 @@ class RunConfig:
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     precision: Precision = "auto"
-    """Arithmetic of the generator; auto: bfloat16 on CUDA, float32 on a CPU."""
+    """Arithmetic of the generator; auto: bfloat16 on CUDA and on a CPU with instructions for it
+    (amx_bf16, avx512_bf16; the log tells), else float32. On a CPU in the encoder alone."""
     batch_size: int | None = bounded(None, low=1, high=256)
-    """Images in one forward pass; None: 8 on CUDA, 1 on a CPU, where batches gain nothing."""
+    """Images in one forward pass; None: 8 on CUDA, 1 on a CPU, where batches gain nothing. Halved,
+    with a line in the log, where the device runs out of memory."""
     decode_workers: int = bounded(2, low=1, high=64)
     """Threads that read images and labels ahead of the model."""
     encode_workers: int = bounded(4, low=1, high=64)
@@ -155,7 +190,8 @@ class GenerateConfig:
     """unseg, or a control: random_sign (new signs per image), fixed_sign (one field of signs), flat
     (the inner budget everywhere), shuffled (noise made for another image), jpeg_only (no noise); or
     a training-free method with a pattern for each class of the label map, background included:
-    synper (linearly separable patches), ar (autoregressive fields), cuda (3x3 filters)."""
+    synper (linearly separable patches), ar (autoregressive fields), cuda (3x3 filters); or em:
+    noise learnt for the whole list against a small surrogate, for small sets."""
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
     """Which frozen generator makes the noise."""
     noise: NoiseConfig = field(default_factory=NoiseConfig)
@@ -164,6 +200,8 @@ class GenerateConfig:
     """What steers the noise."""
     region: RegionConfig = field(default_factory=RegionConfig)
     """Where the larger budget applies."""
+    em: EmConfig = field(default_factory=EmConfig)
+    """How method em learns its noise."""
     run: RunConfig = field(default_factory=RunConfig)
     """How the work is done."""
 

@@ -16,6 +16,7 @@ from unseg.config.generate import GenerateConfig
 from unseg.config.load import to_yaml
 from unseg.data.annotations import AnnotationSource
 from unseg.protect.layout import mirror
+from unseg.protect.learning import learn_list, take_noise
 from unseg.protect.manifest import (
     FAILED,
     PROTECTED,
@@ -82,6 +83,8 @@ def generate(
         return _dry_run(plan)
     with locked(folder) if distributed.is_main() else nullcontext():
         _together(lambda: _begin(prepared) if distributed.is_main() else None)
+        _together(lambda: learn_list(plan) if distributed.is_main() else None)
+        _together(lambda: take_noise(plan))
         if not config.run.restart:
             plan = replace(plan, earlier=finished(folder))
         kept = _protect_share(plan, on_entry)

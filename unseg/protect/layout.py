@@ -19,7 +19,10 @@ from unseg.utils.errors import UserError
 from unseg.utils.files import atomic_write_bytes, resolve_inside
 
 NOISE_FOLDER = "unseg_noise"
-RECORDS = (MANIFEST, SETTINGS, LOCK, "summary.json", "config.yaml", "contact_sheet.png")
+LEARNT_NOISE = "unseg_em.safetensors"
+RECORDS = (
+    MANIFEST, SETTINGS, LOCK, "summary.json", "config.yaml", "contact_sheet.png", LEARNT_NOISE,
+)  # fmt: skip
 """Files of a run; a mirrored data set that was protected before keeps the new ones."""
 _LOSSLESS: dict[str, OutputFormat] = {
     ".png": "PNG", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP", ".webp": "WEBP",

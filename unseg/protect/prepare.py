@@ -27,6 +27,7 @@ from unseg.protect.writer import free_bytes
 from unseg.utils import distributed
 from unseg.utils.errors import UserError
 from unseg.utils.files import image_size, sha256_file
+from unseg.utils.seed import derive_seed
 
 _log = logging.getLogger(__name__)
 
@@ -114,6 +115,10 @@ def prepare(
         world_size=distributed.world_size(),
     )
     settings = _settings(config, options, frame, generator_sha if needs_model else None)
+    if config.method == "em":  # the noise of an image depends on the others of the list
+        settings |= {f"em.{key}": value for key, value in to_dict(config.em).items()}
+        settings |= {"noise.classes": config.noise.classes}
+        settings["em.list"] = derive_seed("em", *(item.key for item in items))
     return Prepared(plan, settings, _environment(plan), _notes(plan))
 
 
@@ -144,7 +149,7 @@ def _generator(
     if generator is not None:
         return generator, None
     is_control = config.method in ("random_sign", "fixed_sign")
-    needs_none = config.method in ("jpeg_only", *CLASS_METHODS)
+    needs_none = config.method in ("jpeg_only", "em", *CLASS_METHODS)
     if needs_none or (is_control and config.noise.grid is not None):
         return None, None
     try:

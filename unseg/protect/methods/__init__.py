@@ -12,6 +12,7 @@ from unseg.protect.methods.autoregressive import Autoregressive
 from unseg.protect.methods.base import Canvas, Method, MethodOptions, NoiseSource
 from unseg.protect.methods.codec import JpegOnly
 from unseg.protect.methods.convolutional import Convolutional
+from unseg.protect.methods.error_minimising import ErrorMinimising
 from unseg.protect.methods.generated import Flat, Shuffled, UnSeg, full_size_noise
 from unseg.protect.methods.signs import FixedSign, RandomSign
 from unseg.protect.methods.synper import LinearSeparable
@@ -37,6 +38,7 @@ METHODS: dict[str, Callable[[MethodOptions], Method]] = {
     "synper": LinearSeparable,
     "ar": Autoregressive,
     "cuda": Convolutional,
+    "em": ErrorMinimising,
 }
 
 
