@@ -45,8 +45,14 @@ class PretrainConfig:
     """Parent folder of the run directory."""
     log_every: int = bounded(20, low=1)
     """Steps between two log lines."""
+    checkpoint_every: int = bounded(500, low=1)
+    """Steps between two checkpoints, from which a stopped run goes on by itself."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """What types and bounds cannot say."""
         if self.decoder_dim % 8:
             yield "decoder_dim", "must be a multiple of 8"
+
+
+NOT_METHOD = ("name", "root", "device", "output_dir", "log_every", "checkpoint_every")
+"""Keys that may differ between a checkpoint and the run that goes on from it."""

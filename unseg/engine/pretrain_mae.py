@@ -18,8 +18,10 @@ import torch.nn.functional as F
 from segment_anything.modeling.image_encoder import Attention
 from torch import Tensor, nn
 
-from unseg.config.pretrain import PretrainConfig
+from unseg.config.load import to_dict
+from unseg.config.pretrain import NOT_METHOD, PretrainConfig
 from unseg.data.transforms import to_tensor
+from unseg.engine.checkpoint import CheckpointFolder, load_checkpoint
 from unseg.engine.optim import set_rate
 from unseg.engine.watch import FiniteWatch, stop_signals
 from unseg.models.build import SIZES, build_surrogate
@@ -34,6 +36,7 @@ from unseg.utils.metric_log import MetricLog
 from unseg.utils.seed import derive_seed, numpy_generator, torch_generator
 
 _log = logging.getLogger(__name__)
+_KIND = "pretrain-mae"
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"}
 
 
@@ -148,10 +151,10 @@ class ImageFolder:
         self.image_size, self.seed = image_size, seed
         folder = Path(root)
         if not folder.is_dir():
-            raise UserError(f"data.root={root}: no such folder; give one with images")
+            raise UserError(f"root={root}: no such folder; give one with images")
         self.paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _SUFFIXES)
         if not self.paths:
-            raise UserError(f"data.root={root}: holds no images ({', '.join(FORMATS)})")
+            raise UserError(f"root={root}: holds no images ({', '.join(FORMATS)})")
         faults = []
         for path in self.paths:
             try:
@@ -184,8 +187,14 @@ class ImageFolder:
 def pretrain(config: PretrainConfig) -> bool:
     """Pre-train an encoder and write `encoder.pth` into the run directory.
 
+    A run that was stopped goes on from its last checkpoint, to the same weights.
+
     Returns:
-        Whether it came to its end; a signal ends it early, with the encoder of that moment.
+        Whether it came to its end; a signal ends it early, with a checkpoint and the encoder of
+        that moment.
+
+    Raises:
+        UserError: no images, or the run directory holds a run of another configuration.
     """
     run_dir = Path(config.output_dir) / config.name
     setup_logging(run_dir / "train.log", distributed.rank())
@@ -205,13 +214,17 @@ def pretrain(config: PretrainConfig) -> bool:
     optimizer = torch.optim.AdamW(
         parameters, lr=config.lr, betas=(0.9, 0.95), weight_decay=config.weight_decay
     )
-    watch, step = FiniteWatch(), 0
+    checkpoints = CheckpointFolder(run_dir / "checkpoints", keep_last=1)
+    first = _resume(checkpoints, config, model, optimizer)
+    watch = FiniteWatch()
     is_complete = True
     with (
-        MetricLog(run_dir, resume_step=0, enabled=distributed.is_main()) as metrics,
+        MetricLog(run_dir, resume_step=first, enabled=distributed.is_main()) as metrics,
         stop_signals() as asked,
     ):
         for step, (epoch, indices) in enumerate(_batches(config, len(folder)), 1):
+            if step <= first:
+                continue
             set_rate(optimizer, config.lr * _warm_cosine(step, config.steps))
             loss = _step(model, folder, indices, epoch, len(indices), config, device)
             watch.check(loss, f"pre-training, epoch {epoch}, step {step}")
@@ -222,15 +235,62 @@ def pretrain(config: PretrainConfig) -> bool:
                 value = float(distributed.all_reduce_sum(loss))
                 metrics.scalars(step, {"pretrain/loss": value})
                 _log.info("epoch %d step %d/%d loss %.4f", epoch, step, config.steps, value)
-            if asked.is_set() and distributed.world_size() == 1:
+            is_stopped = asked.is_set() and distributed.world_size() == 1
+            if is_stopped or step % config.checkpoint_every == 0 or step == config.steps:
+                watch.flush()
+                if distributed.is_main():
+                    _save(checkpoints, config, model, optimizer, step)
+            if is_stopped:
                 is_complete = step == config.steps
                 break
-    watch.flush()
     if distributed.is_main():
         path = run_dir / "encoder.pth"
         save_mae(model.trained_state(), path)
         _log.info("encoder: %s (surrogate.weights=%s uses it)", path, path)
     return is_complete
+
+
+def _save(
+    checkpoints: CheckpointFolder,
+    config: PretrainConfig,
+    model: Autoencoder,
+    optimizer: torch.optim.Optimizer,
+    step: int,
+) -> None:
+    content = {
+        "kind": _KIND,
+        "config": to_dict(config),
+        "step": step,
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+    }
+    checkpoints.save(content, step=step)
+
+
+def _resume(
+    checkpoints: CheckpointFolder,
+    config: PretrainConfig,
+    model: Autoencoder,
+    optimizer: torch.optim.Optimizer,
+) -> int:
+    """Steps done before, with the state after them; 0 where there is no checkpoint."""
+    path = checkpoints.latest()
+    if path is None:
+        return 0
+    content = load_checkpoint(path)
+    if content.get("kind") != _KIND:
+        raise UserError(f"{path}: is no checkpoint of a pre-training; set another name")
+    stored, wanted = content["config"], to_dict(config)
+    for key in sorted(wanted.keys() - set(NOT_METHOD)):
+        if stored.get(key) != wanted[key]:
+            raise UserError(
+                f"{key}={wanted[key]}: {path} was made with {stored.get(key)}; "
+                "set another name, or the old value to go on"
+            )
+    model.load_state_dict(content["model"])
+    optimizer.load_state_dict(content["optimizer"])
+    _log.info("going on after step %d of %s", content["step"], path)
+    return int(content["step"])
 
 
 def _step(
