@@ -11,8 +11,9 @@ from safetensors.torch import save_file
 from unseg.data.synthetic import Synthetic
 from unseg.metrics import ConfusionMatrix
 from unseg.utils.errors import UserError
-from unseg.victims.fit import segmentation_loss
+from unseg.victims.loss import segmentation_loss
 from unseg.victims.models import ARCHITECTURES, build_victim
+from unseg.victims.networks import Victim
 from unseg.victims.tensors import as_input, fit_frame
 
 
@@ -147,7 +148,8 @@ class TestSegFormerB2(VictimContract):
 
 def test_every_registered_victim_has_a_contract() -> None:
     tested = {c.arch for c in VictimContract.__subclasses__()}
-    assert tested == set(ARCHITECTURES)
+    # Those that find objects are tested in test_victims_tasks.py.
+    assert tested == {name for name, entry in ARCHITECTURES.items() if entry.victim is Victim}
 
 
 def test_whole_and_encoder_weights_load_by_content(tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ from unseg.config.evaluate import DataConfig, RecipeConfig
 from unseg.data.annotations.base import Annotation, Segment
 from unseg.utils.errors import UserError
 from unseg.victims.defences import apply_defence, parse_defence
-from unseg.victims.fit import FitState, Scorer, fit, learning_rate, segmentation_loss
+from unseg.victims.fit import FitState, Scorer, fit, learning_rate
+from unseg.victims.loss import segmentation_loss
 from unseg.victims.models import build_victim
 from unseg.victims.pictures import (
     clean_rows,

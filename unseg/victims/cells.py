@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from unseg.config.evaluate import CLEAN, SIGN_METHODS, EvaluateConfig, MethodConfig
+from unseg.config.evaluate import CLEAN, DENSE_TASKS, SIGN_METHODS, EvaluateConfig, MethodConfig
 from unseg.config.generate import CLASS_METHODS
 from unseg.config.load import to_dict
 from unseg.utils.files import atomic_write, sha256_file
@@ -140,7 +140,10 @@ class Layout:
     def pictures(self, data: str) -> Path:
         """Clean pictures that had to be reduced or made before they are protected."""
         section = self.config.data[data]
-        source = [to_dict(section.train), to_dict(section.test), to_dict(section.synthetic)]
+        parts = (section.train, section.test, section.synthetic)
+        source: list[Any] = [to_dict(part) for part in parts]
+        if section.task not in DENSE_TASKS:
+            source.append("objects")
         frame = (section.protect_size, section.protect_square)
         return self.cache_dir / "pictures" / f"{data}-{fingerprint(source, frame)}"
 
@@ -171,7 +174,10 @@ class Layout:
         published = None if cell.method == CLEAN else self.protected(cell).name
         data = {**to_dict(section), "publishable": 0}
         weights = self._content(victim.weights_path)
-        key = fingerprint(data, {**to_dict(victim), "title": 0}, weights, published, asdict(cell))
+        entry = {**to_dict(victim), "title": 0}
+        if not victim.train_only:  # the key came later: older cells keep their folders
+            del entry["train_only"]
+        key = fingerprint(data, entry, weights, published, asdict(cell))
         return self.run_dir / "cells" / f"{cell.name}-{key}"
 
     def _content(self, path: str | None) -> str | None:

@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from unseg.config.evaluate import RecipeConfig
-from unseg.metrics import ConfusionMatrix, boundary_iou
+from unseg.metrics import ConfusionMatrix, boundary_iou, constant_prediction
 from unseg.utils.seed import torch_generator
+from unseg.victims.defences import NO_DEFENCE
+from unseg.victims.loss import autocast, channels_last, segmentation_loss
 from unseg.victims.networks import Victim
-from unseg.victims.tensors import VOID, TensorSet, as_input, augment, unfit_logits
+from unseg.victims.objects import ObjectVictim
+from unseg.victims.segments import label_targets
+from unseg.victims.tensors import VOID, TensorSet, as_input, unfit_logits
+from unseg.victims.training import TrainingLoss
 
 
 @dataclass
@@ -34,6 +38,7 @@ class FitState:
         selected_epoch: that epoch, counted from 1.
         victim: weights now.
         optimizer: state of the optimiser.
+        branch: weights of a network that exists in training alone (defence `ddc_at`).
     """
 
     epoch: int = 0
@@ -42,11 +47,46 @@ class FitState:
     selected_epoch: int = 0
     victim: dict[str, Tensor] = field(default_factory=dict)
     optimizer: dict[str, Any] = field(default_factory=dict)
+    branch: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Task(Protocol):
+    """What a victim learns and how it is scored; fitting and reports know no more of it."""
+
+    @property
+    def metric(self) -> str:
+        """What tables call the score."""
+        ...
+
+    @property
+    def num_classes(self) -> int:
+        """C, of the victim."""
+        ...
+
+    def loss(self, victim: Any, images: Tensor, target: Any, *, dice: bool) -> Tensor:
+        """Loss on a batch of `TensorSet.batch`."""
+        ...
+
+    def score(self, victim: Any, data: TensorSet) -> float:
+        """The score of a whole set, in [0, 1]."""
+        ...
+
+    def details(self, victim: Any, data: TensorSet) -> dict[str, float]:
+        """All scores of a whole set; `score` is among them."""
+        ...
+
+    def floor(self, test: TensorSet) -> float:
+        """Score of the trivial predictor."""
+        ...
+
+    def label_maps(self, victim: Any, data: TensorSet) -> tuple[Tensor, Tensor]:
+        """Labels and predictions of a few pictures for a figure, (N, S, S) uint8 both."""
+        ...
 
 
 @dataclass(frozen=True)
 class Scorer:
-    """How a test set is scored.
+    """The tasks whose label is a map of classes.
 
     Attributes:
         num_classes: C.
@@ -67,6 +107,44 @@ class Scorer:
         if self.task == "foreground":
             return counts.foreground_iou()
         return counts.mean_iou(self.score_classes or None)
+
+    @property
+    def metric(self) -> str:
+        """What tables call the score."""
+        return "IoU" if self.task == "foreground" else "mIoU"
+
+    def loss(self, victim: Victim, images: Tensor, target: Any, *, dice: bool) -> Tensor:
+        """Loss on pictures (B, 3, S, S) in [0, 1] with labels (B, S, S).
+
+        A victim that learns segments takes each class of a label as one.
+        """
+        with autocast(images.device, self.precision):
+            if isinstance(victim, ObjectVictim):
+                return victim.loss(images, label_targets(target, self.num_classes))
+            logits = victim(images)
+        return segmentation_loss(logits.float(), target, dice=dice)
+
+    def score(self, victim: Victim, data: TensorSet) -> float:
+        """The score that tables show, of a whole set."""
+        return self.main(self.count(victim, data))
+
+    def floor(self, test: TensorSet) -> float:
+        """Score of the predictor that has learnt nothing, the floor of protection.
+
+        0 for foreground IoU; for the mean IoU what calling everything the most frequent class (the
+        background, where there is one) scores.
+        """
+        if self.task == "foreground":
+            return 0.0
+        pixels = test.class_pixels(self.num_classes)
+        return self.main(constant_prediction(pixels, int(pixels.argmax())))
+
+    @torch.no_grad()
+    def label_maps(self, victim: Victim, data: TensorSet) -> tuple[Tensor, Tensor]:
+        """Labels and predictions of a few pictures for a figure, (N, S, S) uint8 both."""
+        victim.eval()
+        predicted = self.predict(victim, data.images).argmax(1).to(torch.uint8).cpu()
+        return data.labels, predicted
 
     @torch.no_grad()
     def count(self, victim: Victim, data: TensorSet) -> ConfusionMatrix:
@@ -96,8 +174,8 @@ class Scorer:
     def predict(self, victim: Victim, images: Tensor) -> Tensor:
         """Logits (B, C, S, S) of pictures (B, 3, S, S) uint8; the victim must be in eval mode."""
         device = next(victim.parameters()).device
-        with _autocast(device, self.precision):
-            return victim(_channels_last(as_input(images.to(device)))).float()
+        with autocast(device, self.precision):
+            return victim(channels_last(as_input(images.to(device)))).float()
 
     def _predictions(self, victim: Victim, data: TensorSet) -> Any:
         was_training = victim.training
@@ -119,11 +197,12 @@ def fit(
     train: TensorSet,
     *,
     recipe: RecipeConfig,
-    scorer: Scorer,
+    scorer: Task,
     validation: TensorSet | None,
     clean_test: TensorSet,
     seed: int,
     epoch_size: int | None = None,
+    defence: str = NO_DEFENCE,
     state: FitState | None = None,
     on_epoch: Callable[[FitState], None] | None = None,
 ) -> FitState:
@@ -133,13 +212,14 @@ def fit(
         victim: on its device, with its initial weights.
         train: pictures to learn from.
         recipe: how.
-        scorer: how sets are scored.
+        scorer: the task: what is learnt, and how sets are scored.
         validation: pictures in the state in which they were published, to choose the epoch with;
             None: the last epoch is the selected one.
         clean_test: scored for the curve alone, never for a choice.
         seed: of the order and the augmentation.
         epoch_size: pictures that make an epoch; None: all of `train`. A larger number repeats
             them, so that a smaller set gets as many steps.
+        defence: written defence, of which the part that changes the training acts here.
         state: where to go on from.
         on_epoch: called with the state after each epoch.
 
@@ -149,16 +229,26 @@ def fit(
     state = state or FitState()
     device = next(victim.parameters()).device
     victim.to(memory_format=torch.channels_last)
-    optimizer = _optimizer(victim, recipe)
+    training = TrainingLoss(victim, scorer, recipe, defence, seed=seed)
+    optimizer = _optimizer(training.modules, recipe)
     if state.epoch:
         victim.load_state_dict(state.victim)
+        if training.branch is not None:
+            training.branch.load_state_dict(state.branch)
         optimizer.load_state_dict(state.optimizer)
-    images, labels = train.images.to(device), train.labels.to(device)
+    train = train.to(device)
     steps = max(1, math.ceil((epoch_size or len(train)) / recipe.batch_size))
     epochs, eval_every = recipe.length(steps)
     for epoch in range(state.epoch, epochs):
         loss = _epoch(
-            victim, optimizer, images, labels, recipe, seed=seed, epoch=epoch, epochs=epochs, steps=steps
+            training,
+            optimizer,
+            train,
+            recipe,
+            seed=seed,
+            epoch=epoch,
+            epochs=epochs,
+            steps=steps,
         )
         if not math.isfinite(loss):
             raise FloatingPointError(f"the loss is {loss} in epoch {epoch + 1}; lower recipe.lr")
@@ -167,7 +257,10 @@ def fit(
             _score_epoch(victim, state, loss, scorer, validation, clean_test)
         if on_epoch is not None:
             state.victim, state.optimizer = victim.state_dict(), optimizer.state_dict()
+            if training.branch is not None:
+                state.branch = training.branch.state_dict()
             on_epoch(state)
+    training.close()
     return state
 
 
@@ -175,14 +268,14 @@ def _score_epoch(
     victim: Victim,
     state: FitState,
     loss: float,
-    scorer: Scorer,
+    scorer: Task,
     validation: TensorSet | None,
     clean_test: TensorSet,
 ) -> None:
     row = {"epoch": float(state.epoch), "loss": loss}
-    row["clean_test"] = scorer.main(scorer.count(victim, clean_test))
+    row["clean_test"] = scorer.score(victim, clean_test)
     if validation is not None and len(validation):
-        row["validation"] = scorer.main(scorer.count(victim, validation))
+        row["validation"] = scorer.score(victim, validation)
     before = [r.get("validation", -math.inf) for r in state.curve]
     state.curve.append(row)
     # Without a validation split every epoch replaces the last: the last one is selected.
@@ -192,10 +285,9 @@ def _score_epoch(
 
 
 def _epoch(
-    victim: Victim,
+    training: TrainingLoss,
     optimizer: torch.optim.Optimizer,
-    images: Tensor,
-    labels: Tensor,
+    train: TensorSet,
     recipe: RecipeConfig,
     *,
     seed: int,
@@ -204,58 +296,33 @@ def _epoch(
     steps: int,
 ) -> float:
     """One pass; returns the mean loss."""
-    victim.train()
+    training.victim.train()
     rng = torch_generator(seed, epoch, "victim order and augmentation")
     # Networks draw dropout masks from torch's own generator.
     torch.manual_seed(int(torch.randint(2**62, (), generator=rng)))
     needed = steps * recipe.batch_size
-    rounds = math.ceil(needed / len(images))
-    order = torch.cat([torch.randperm(len(images), generator=rng) for _ in range(rounds)])[:needed]
-    total = torch.zeros((), device=images.device)
+    rounds = math.ceil(needed / len(train))
+    order = torch.cat([torch.randperm(len(train), generator=rng) for _ in range(rounds)])[:needed]
+    device = next(training.victim.parameters()).device
+    total = torch.zeros((), device=device)
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(recipe, (epoch * steps + step) / (epochs * steps))
-        rows = order[step * recipe.batch_size : (step + 1) * recipe.batch_size].to(images.device)
-        picture, target = augment(
-            images[rows],
-            labels[rows],
+        rows = order[step * recipe.batch_size : (step + 1) * recipe.batch_size]
+        picture, target = train.batch(
+            rows,
             crop=recipe.crop or recipe.image_size,
             scale=recipe.scale,
             flip=recipe.flip,
             generator=rng,
+            device=device,
         )
-        with _autocast(images.device, recipe.precision):
-            logits = victim(_channels_last(picture))
-        loss = segmentation_loss(logits.float(), target, dice=recipe.loss == "ce_dice")
+        loss = training(picture, target, rng)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
         total += loss.detach()
     return float(total / steps)
-
-
-def segmentation_loss(logits: Tensor, target: Tensor, *, dice: bool = False) -> Tensor:
-    """Cross-entropy over the pixels that count, optionally with the soft Dice loss.
-
-    Args:
-        logits: (B, C, H, W).
-        target: (B, H, W) int64, `VOID` where nothing counts.
-        dice: add `1 - mean Dice` over the classes but the first, sums running over the batch.
-
-    Returns:
-        Scalar; 0 (with a gradient of 0) where nothing counts at all.
-    """
-    counted = (target != VOID).float()
-    per_pixel = F.cross_entropy(logits, target, ignore_index=VOID, reduction="none")
-    loss = per_pixel.sum() / counted.sum().clamp(min=1)
-    if not dice:
-        return loss
-    probabilities = logits.softmax(1) * counted[:, None]
-    classes = torch.where(target == VOID, 0, target)
-    truth = F.one_hot(classes, logits.shape[1]).permute(0, 3, 1, 2) * counted[:, None]
-    overlap = (probabilities * truth).sum((0, 2, 3))[1:]
-    sizes = (probabilities.sum((0, 2, 3)) + truth.sum((0, 2, 3)))[1:]
-    return loss + 1 - ((2 * overlap + 1) / (sizes + 1)).mean()
 
 
 def learning_rate(recipe: RecipeConfig, progress: float) -> float:
@@ -272,19 +339,10 @@ def learning_rate(recipe: RecipeConfig, progress: float) -> float:
     return recipe.lr * 0.5 * (1 + math.cos(math.pi * (progress - warm) / (1 - warm)))
 
 
-def _optimizer(victim: Victim, recipe: RecipeConfig) -> torch.optim.Optimizer:
-    parameters = [p for p in victim.parameters() if p.requires_grad]
+def _optimizer(modules: Sequence[nn.Module], recipe: RecipeConfig) -> torch.optim.Optimizer:
+    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
     lr, decay = recipe.lr, recipe.weight_decay
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(parameters, lr, momentum=0.9, nesterov=True, weight_decay=decay)
     kind = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
     return kind(parameters, lr, weight_decay=decay)
-
-
-def _channels_last(images: Tensor) -> Tensor:
-    # A quarter to a third faster than the default layout, on CPU too.
-    return images.contiguous(memory_format=torch.channels_last)
-
-
-def _autocast(device: torch.device, precision: str) -> torch.autocast:
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")

@@ -15,20 +15,20 @@ import numpy as np
 import torch
 
 from unseg.config.evaluate import CLEAN, FOLDER, EvaluateConfig
-from unseg.metrics import constant_prediction
 from unseg.utils.files import atomic_write, atomic_write_bytes
 from unseg.utils.seed import derive_seed
 from unseg.victims.cells import Cell, Layout
-from unseg.victims.fit import FitState, Scorer, fit
+from unseg.victims.defences import picture_defence
+from unseg.victims.fit import FitState, Task, fit
 from unseg.victims.models import build_victim
 from unseg.victims.networks import Victim
 from unseg.victims.pictures import (
     clean_rows,
     load_tensors,
-    num_classes,
     split_config,
     validation_rows,
 )
+from unseg.victims.tasks import build_task
 from unseg.victims.tensors import TensorSet
 
 _log = logging.getLogger(__name__)
@@ -49,7 +49,8 @@ class TensorCache:
         data = self.config.data[cell.data]
         recipe = self.config.victims[cell.victim].recipe
         frame = (recipe.image_size, recipe.keep_ratio, recipe.antialias, recipe.score_at)
-        key = (cell.data, split, root, cell.defence, frame)
+        defence = picture_defence(cell.defence)
+        key = (cell.data, split, root, defence, frame)
         if key not in self._sets:
             dataset = split_config(data, split, self.layout.pictures(cell.data))
             self._sets[key] = load_tensors(
@@ -57,7 +58,7 @@ class TensorCache:
                 recipe=recipe,
                 task=data.task,
                 protected_root=root,
-                defence=cell.defence,
+                defence=defence,
                 is_test=split == "test",
             )
         self._sets.move_to_end(key)
@@ -137,13 +138,7 @@ def run_cell(
     entry = config.victims[cell.victim]
     data = assemble(cell, config, cache)
     dataset = split_config(section, "train", layout.pictures(cell.data))
-    scorer = Scorer(
-        num_classes(dataset, section.task),
-        section.task,
-        section.score_classes,
-        entry.recipe.eval_batch_size,
-        entry.recipe.precision,
-    )
+    scorer = build_task(dataset, section, entry.recipe)
     # One cell's weights depend on its seed alone, never on what ran before it in this process.
     torch.manual_seed(derive_seed(cell.seed, "victim weights") % 2**32)
     victim = build_victim(
@@ -154,6 +149,8 @@ def run_cell(
         encoder=entry.encoder,
         weights=entry.weights,
         weights_path=entry.weights_path,
+        image_size=entry.recipe.image_size,
+        train_only=entry.train_only,
     ).to(device)
     saver = StateSaver(folder / STATE, every=config.checkpoint_seconds)
     started = time.monotonic()
@@ -166,13 +163,14 @@ def run_cell(
         clean_test=data.clean_test,
         seed=cell.seed,
         epoch_size=data.epoch_size,
+        defence=cell.defence,
         state=saver.load(device),
         on_epoch=saver,
     )
     result = {
         "cell": asdict(cell),
-        "metric": "IoU" if section.task == "foreground" else "mIoU",
-        "floor": trivial_score(scorer, data.clean_test),
+        "metric": scorer.metric,
+        "floor": scorer.floor(data.clean_test),
         "num_train": len(data.train),
         "num_validation": 0 if data.validation is None else len(data.validation),
         "num_test": len(data.clean_test),
@@ -190,7 +188,7 @@ def run_cell(
 
 
 def _scores(
-    victim: Victim, state: FitState, scorer: Scorer, data: CellData
+    victim: Victim, state: FitState, scorer: Task, data: CellData
 ) -> dict[str, dict[str, Any]]:
     """Scores of the last, the best and the selected epoch; the victim ends as the selected one."""
 
@@ -210,18 +208,6 @@ def _scores(
         "last": last,
         "best": {"epoch": int(best["epoch"]), "clean_test": {"score": best["clean_test"]}},
     }
-
-
-def trivial_score(scorer: Scorer, test: TensorSet) -> float:
-    """Score of the predictor that has learnt nothing, the floor of protection.
-
-    0 for foreground IoU; for the mean IoU what calling everything the most frequent class (the
-    background, where there is one) scores.
-    """
-    if scorer.task == "foreground":
-        return 0.0
-    pixels = test.class_pixels(scorer.num_classes)
-    return scorer.main(constant_prediction(pixels, int(pixels.argmax())))
 
 
 class StateSaver:
@@ -255,23 +241,19 @@ class StateSaver:
         return FitState(**values)
 
 
-def _write_examples(
-    folder: Path, victim: Victim, scorer: Scorer, data: CellData, count: int
-) -> None:
+def _write_examples(folder: Path, victim: Victim, scorer: Task, data: CellData, count: int) -> None:
     """Predictions of a few test pictures, for the report; they stay in the run directory."""
     total = len(data.clean_test)
     rows = [total * i // count for i in range(min(count, total))] if count else []
     if not rows:
         return
-    victim.eval()
     chosen = data.clean_test.select(rows)
-    with torch.no_grad():
-        predicted = scorer.predict(victim, chosen.images).argmax(1).to(torch.uint8).cpu()
+    labels, predicted = scorer.label_maps(victim, chosen)
     buffer = io.BytesIO()
     np.savez_compressed(
         buffer,
         images=chosen.images.permute(0, 2, 3, 1).numpy(),
-        labels=chosen.labels.numpy(),
+        labels=labels.numpy(),
         predicted=predicted.numpy(),
         extents=chosen.extents.numpy(),
     )

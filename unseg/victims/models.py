@@ -6,15 +6,20 @@ tried without downloads. Libraries are imported where a network is built.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from unseg.config.evaluate import DENSE_TASKS
 from unseg.models.unet import PlainUNet
 from unseg.utils.errors import UserError
+from unseg.victims.detection import Detr, build_deformable_detr, build_rtdetr
+from unseg.victims.interactive import SamHQ, build_sam_hq
+from unseg.victims.mask2former import Mask2Former, build_mask2former
+from unseg.victims.maskrcnn import MaskRCNN, build_maskrcnn
 from unseg.victims.networks import DeepLabV1, Victim
 from unseg.victims.weights import load_weights
 
@@ -24,11 +29,12 @@ class Request:
     """What a builder is asked for.
 
     Attributes:
-        num_classes: channels of the logits.
+        num_classes: number of classes.
         tiny: the small version for the CPU.
         width: factor on the channels (see each builder for which).
         pretrained: initialise the encoder from the library's own weights (may download).
         encoder: another encoder of the same library, by its name there.
+        image_size: side of the square frame, for networks that are built for one.
     """
 
     num_classes: int
@@ -36,6 +42,7 @@ class Request:
     width: float = 1.0
     pretrained: bool = False
     encoder: str | None = None
+    image_size: int = 1024
 
 
 @dataclass(frozen=True)
@@ -47,12 +54,16 @@ class Architecture:
         title: what tables call it.
         divisor: input sides are padded to multiples of it.
         has_library_weights: whether `weights: library` means something.
+        tasks: what it can be trained for.
+        victim: its calling convention.
     """
 
     build: Callable[[Request], nn.Module]
     title: str
     divisor: int = 32
     has_library_weights: bool = True
+    tasks: tuple[str, ...] = DENSE_TASKS
+    victim: type[Victim] = Victim
 
 
 def _scaled(channels: tuple[int, ...], width: float, *, multiple: int = 1) -> tuple[int, ...]:
@@ -154,6 +165,46 @@ def _unetplusplus(
     )
 
 
+def _mask2former(backbone: str, title: str) -> Architecture:
+    def build(request: Request) -> nn.Module:
+        return build_mask2former(
+            backbone,
+            num_classes=request.num_classes,
+            tiny=request.tiny,
+            width=request.width,
+            pretrained=request.pretrained,
+        )
+
+    tasks = (*DENSE_TASKS, "panoptic", "instance", "detection")
+    return Architecture(build, title, tasks=tasks, victim=Mask2Former)
+
+
+def _maskrcnn(request: Request) -> nn.Module:
+    return build_maskrcnn(
+        num_classes=request.num_classes,
+        tiny=request.tiny,
+        width=request.width,
+        pretrained=request.pretrained,
+    )
+
+
+def _deformable_detr(request: Request) -> nn.Module:
+    return build_deformable_detr(
+        num_classes=request.num_classes,
+        tiny=request.tiny,
+        width=request.width,
+        pretrained=request.pretrained,
+    )
+
+
+def _rtdetr(request: Request) -> nn.Module:
+    return build_rtdetr(num_classes=request.num_classes, tiny=request.tiny, width=request.width)
+
+
+def _sam_hq(request: Request) -> nn.Module:
+    return build_sam_hq(tiny=request.tiny, width=request.width, image_size=request.image_size)
+
+
 ARCHITECTURES: dict[str, Architecture] = {
     "unet_plain": Architecture(_plain_unet, "U-Net (plain)", 16, has_library_weights=False),
     "unet": Architecture(
@@ -191,6 +242,31 @@ ARCHITECTURES: dict[str, Architecture] = {
     ),
     "segformer_b0": Architecture(_segformer("b0"), "SegFormer-B0"),
     "segformer_b2": Architecture(_segformer("b2"), "SegFormer-B2"),
+    "mask2former_resnet50": _mask2former("resnet50", "Mask2Former (ResNet-50)"),
+    "mask2former_swin_t": _mask2former("swin_t", "Mask2Former (Swin-T)"),
+    "maskrcnn_resnet50": Architecture(
+        _maskrcnn, "Mask R-CNN (ResNet-50 FPN)", tasks=("instance", "detection"), victim=MaskRCNN
+    ),
+    "deformable_detr_resnet50": Architecture(
+        _deformable_detr,
+        "Deformable-DETR two-stage (ResNet-50)",
+        tasks=("detection",),
+        victim=Detr,
+    ),
+    "rtdetrv2_resnet50": Architecture(
+        _rtdetr,
+        "RT-DETRv2 (ResNet-50)",
+        has_library_weights=False,
+        tasks=("detection",),
+        victim=Detr,
+    ),
+    "sam_hq_vit_b": Architecture(
+        _sam_hq,
+        "SAM-HQ (ViT-B)",
+        has_library_weights=False,
+        tasks=("interactive",),
+        victim=SamHQ,
+    ),
 }
 """`arch` of a victim's configuration -> how it is built."""
 
@@ -204,6 +280,8 @@ def build_victim(
     encoder: str | None = None,
     weights: str = "none",
     weights_path: str | Path | None = None,
+    image_size: int = 1024,
+    train_only: Sequence[str] = (),
 ) -> Victim:
     """A victim, initialised.
 
@@ -214,7 +292,10 @@ def build_victim(
         width: factor on the channels.
         encoder: another encoder of the same library, by its name there.
         weights: "none" (scratch), "path" (`weights_path`) or "library" (the library's own).
-        weights_path: .pt, .pth or .safetensors file of a whole victim or of its encoder.
+        weights_path: .pt, .pth or .safetensors file of a whole victim or of its encoder, or a
+            folder with a model of transformers.
+        image_size: side of the square frame, for networks that are built for one.
+        train_only: the other parameters are frozen: those whose names hold none of these words.
 
     Raises:
         UserError: an unknown name, or weights that do not fit.
@@ -232,6 +313,7 @@ def build_victim(
         width=width,
         pretrained=weights == "library",
         encoder=encoder,
+        image_size=image_size,
     )
     try:
         network = entry.build(request)
@@ -242,10 +324,21 @@ def build_victim(
         ) from error
     if tiny:
         _hasten_batch_norm(network)
-    victim = Victim(network, num_classes=num_classes, divisor=entry.divisor)
+    victim = entry.victim(network, num_classes=num_classes, divisor=entry.divisor)
     if weights == "path" and weights_path is not None:
         load_weights(victim, weights_path)
+    if train_only:
+        _freeze_others(victim, train_only)
     return victim
+
+
+def _freeze_others(victim: Victim, words: Sequence[str]) -> None:
+    parameters = dict(victim.named_parameters())
+    for word in words:
+        if not any(word in name for name in parameters):
+            raise UserError(f"train_only: no parameter of the victim has {word!r} in its name")
+    for name, parameter in parameters.items():
+        parameter.requires_grad_(any(word in name for word in words))
 
 
 def _hasten_batch_norm(network: nn.Module) -> None:

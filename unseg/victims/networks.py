@@ -33,11 +33,16 @@ class Victim(nn.Module):
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
 
+    def prepare(self, image: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W) in [0, 1], normalised and padded to what the network divides by."""
+        height, width = image.shape[-2:]
+        right, bottom = -width % self.divisor, -height % self.divisor
+        return F.pad((image - self.mean) / self.std, (0, right, 0, bottom))
+
     def forward(self, image: Tensor) -> Tensor:
         """Class logits (B, C, H, W) of pictures (B, 3, H, W) in [0, 1]."""
         height, width = image.shape[-2:]
-        right, bottom = -width % self.divisor, -height % self.divisor
-        padded = F.pad((image - self.mean) / self.std, (0, right, 0, bottom))
+        padded = self.prepare(image)
         logits = self.network(padded)
         logits = getattr(logits, "logits", logits)
         if logits.shape[-2:] != padded.shape[-2:]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from unseg.config.dataset import DatasetConfig
-from unseg.config.evaluate import DataConfig, RecipeConfig
+from unseg.config.evaluate import DENSE_TASKS, DataConfig, RecipeConfig
 from unseg.data.annotations import build_source
 from unseg.data.annotations.base import VOID as NO_CLASS
 from unseg.data.annotations.base import Annotation, contiguous_classes
@@ -20,6 +20,8 @@ from unseg.utils.logging import Progress
 from unseg.utils.seed import derive_seed
 from unseg.victims.cells import locked
 from unseg.victims.defences import apply_defence
+from unseg.victims.label_files import OBJECT_FORMATS, LabelWriter, components, label_config
+from unseg.victims.segments import Segments, segments_of
 from unseg.victims.tensors import VOID, TensorSet, fit_frame, frame_of
 
 if TYPE_CHECKING:
@@ -36,6 +38,9 @@ def split_config(data: DataConfig, split: str, folder: Path) -> DatasetConfig:
         split: "train" or "test".
         folder: of the pictures that `make_pictures` writes, where it has to.
     """
+    if _keeps_objects(data, split):
+        source = getattr(data, split)
+        return label_config(folder / split, "coco" if source is None else source.format)
     if data.synthetic is not None:
         return DatasetConfig(
             format="class_png",
@@ -46,7 +51,7 @@ def split_config(data: DataConfig, split: str, folder: Path) -> DatasetConfig:
             background=(0,),
             void=(VOID,),
         )
-    source: DatasetConfig = getattr(data, split)
+    source = getattr(data, split)
     if data.protect_size is None:
         return source
     adapter = build_source(source)
@@ -68,6 +73,15 @@ def split_config(data: DataConfig, split: str, folder: Path) -> DatasetConfig:
         things=tuple(sorted(rank[i] + shift for i in adapter.thing_ids if i in rank)),
         void=(VOID,),
     )
+
+
+def _keeps_objects(data: DataConfig, split: str) -> bool:
+    """Whether the written labels must know objects, which class pictures do not."""
+    if data.task in DENSE_TASKS:
+        return False
+    if data.synthetic is not None:
+        return True
+    return data.protect_size is not None and getattr(data, split).format in OBJECT_FORMATS
 
 
 def _has_open_background(dataset: DatasetConfig) -> bool:
@@ -92,29 +106,52 @@ def make_pictures(data: DataConfig, folder: Path) -> None:
 
 def _make_split(data: DataConfig, split: str, folder: Path) -> None:
     if data.synthetic is not None:
-        for sample in synthetic_samples(data, split):
-            _write_pair(folder, sample.name, sample.image, (sample.mask > 0).astype(np.uint8), None)
+        _make_scenes(data, split, folder)
         return
     dataset: DatasetConfig = getattr(data, split)
     source = build_source(dataset)
     class_ids = sorted(source.class_names)
+    writer = None
+    if _keeps_objects(data, split):
+        writer = LabelWriter.like(label_config(folder, dataset.format), source)
     items = source.items()
     with Progress(len(items), f"reduce {split}") as progress:
         for item in items:
             annotation = source.read(item)
-            label = training_label(
-                annotation,
-                task="semantic",
-                class_ids=class_ids,
-                open_background=_has_open_background(dataset),
-            )
             image = read_rgb(item.image_path, max_pixels=dataset.max_pixels)
             side = data.protect_size
-            frame = frame_of(*label.shape, long_side=side)
+            frame = frame_of(*annotation.size, long_side=side)
             if data.protect_square and side is not None:
                 frame = (side, side)
-            _write_pair(folder, item.key, image, label, frame)
+            label = None
+            if writer is None:
+                label = training_label(
+                    annotation,
+                    task="semantic",
+                    class_ids=class_ids,
+                    open_background=_has_open_background(dataset),
+                )
+            else:
+                writer.add(_png(item.key), annotation, frame)
+            _write_pair(folder, item.key, image, label, annotation.size, frame)
             progress.update()
+    if writer is not None:
+        writer.close()
+
+
+def _make_scenes(data: DataConfig, split: str, folder: Path) -> None:
+    writer = None
+    if _keeps_objects(data, split):
+        names = {1: "object"}
+        writer = LabelWriter(label_config(folder, "coco"), names, frozenset(names))
+    for sample in synthetic_samples(data, split):
+        mask, size = sample.mask > 0, sample.mask.shape
+        label = None if writer else mask.astype(np.uint8)
+        _write_pair(folder, sample.name, sample.image, label, size, size)
+        if writer is not None:
+            writer.add(_png(sample.name), components(mask), size)
+    if writer is not None:
+        writer.close()
 
 
 def synthetic_samples(data: DataConfig, split: str) -> list[Sample]:
@@ -129,23 +166,36 @@ def synthetic_samples(data: DataConfig, split: str) -> list[Sample]:
 
 
 def _write_pair(
-    folder: Path, key: str, image: np.ndarray, label: np.ndarray, frame: tuple[int, int] | None
+    folder: Path,
+    key: str,
+    image: np.ndarray,
+    label: np.ndarray | None,
+    size: tuple[int, int],
+    frame: tuple[int, int],
 ) -> None:
+    """A picture, and its label map where it has one, brought from `size` to `frame`."""
     import cv2
 
-    if image.shape[:2] != label.shape:
-        raise UserError(f"{key}: label is {label.shape} (H, W) but the picture {image.shape[:2]}")
-    height, width = frame or label.shape
-    if (height, width) != label.shape:
+    if image.shape[:2] != size:
+        raise UserError(f"{key}: label is {size} (H, W) but the picture {image.shape[:2]}")
+    height, width = frame
+    if frame != size:
         # Area averaging is what a careful trainer's reduction does; labels keep their values.
         image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-        label = cv2.resize(label, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+        if label is not None:
+            label = cv2.resize(label, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
     for part, pixels in (("images", np.ascontiguousarray(image[..., ::-1])), ("labels", label)):
-        path = (folder / part / key).with_suffix(".png")
+        if pixels is None:
+            continue
+        path = folder / part / _png(key)
         path.parent.mkdir(parents=True, exist_ok=True)
         is_encoded, data = cv2.imencode(".png", pixels)
         assert is_encoded
         atomic_write_bytes(path, data.tobytes())
+
+
+def _png(key: str) -> str:
+    return PurePosixPath(key).with_suffix(".png").as_posix()
 
 
 def training_label(
@@ -190,7 +240,7 @@ def load_tensors(
     Args:
         dataset: the clean pictures and the labels.
         recipe: gives the frame and where scores are taken.
-        task: "foreground" or "semantic".
+        task: of the data section.
         protected_root: folder of the same pictures after protection, to be read instead.
         defence: written defence, applied at the pictures' own size.
         is_test: only those defences that act on test pictures.
@@ -200,7 +250,11 @@ def load_tensors(
     """
     source = build_source(dataset)
     class_ids = sorted(source.class_names)
-    images, labels, extents, keys, native = [], [], [], [], []
+    rank = object_ranks(dataset, task)
+    images, labels, extents, keys = [], [], [], []
+    native: list[np.ndarray] = []
+    segments: list[Segments] = []
+    native_segments: list[Segments] = []
     for item in source.items():
         annotation = source.read(item)
         if not annotation.has_region:
@@ -228,8 +282,13 @@ def load_tensors(
         labels.append(classes)
         extents.append(torch.tensor(extent))
         keys.append(item.key)
-        if is_test and recipe.score_at == "native":
-            native.append(label)
+        is_native = is_test and recipe.score_at == "native"
+        if task in DENSE_TASKS:
+            native += [label] * is_native
+            continue
+        objects = segments_of(annotation, rank, open_background=_has_open_background(dataset))
+        native_segments += [objects] * is_native
+        segments.append(objects.resized(extent, side=recipe.image_size))
     if not keys:
         raise UserError(f"{dataset.root}: no pictures; see `unseg data check`")
     return TensorSet(
@@ -237,15 +296,39 @@ def load_tensors(
         labels=torch.stack(labels),
         keys=tuple(keys),
         extents=torch.stack(extents),
-        native_labels=tuple(native) if native else None,
+        native_labels=tuple(native) or None,
+        segments=tuple(segments) or None,
+        native_segments=tuple(native_segments) or None,
     )
 
 
 def num_classes(dataset: DatasetConfig, task: str) -> int:
-    """Channels of a victim's logits."""
+    """Classes of a victim."""
     if task == "foreground":
         return 2
+    if task not in DENSE_TASKS:
+        ranks = object_ranks(dataset, task)
+        return 1 if ranks is None else len(ranks)
     return len(build_source(dataset).class_names) + int(_has_open_background(dataset))
+
+
+def object_ranks(dataset: DatasetConfig, task: str) -> dict[int, int] | None:
+    """The victim's class of each class id whose segments it learns.
+
+    Panoptic: all but background; instance and detection: the countable ones, where the data set
+    says which those are. None: any segment is an object (interactive), or the task knows none.
+    """
+    if task == "interactive" or task in DENSE_TASKS:
+        return None
+    source = build_source(dataset)
+    ground = set(dataset.background) | (
+        {0} if dataset.format in ("binary_mask", "folder") else set()
+    )
+    ids = [i for i in sorted(source.class_names) if i not in ground]
+    things = [i for i in ids if i in source.thing_ids]
+    if task != "panoptic" and things:
+        ids = things
+    return {class_id: rank for rank, class_id in enumerate(ids)}
 
 
 def _protected(root: Path, key: str) -> Path:

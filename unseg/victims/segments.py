@@ -135,6 +135,16 @@ class Target:
         return Target(masks, categories[kept], mask_boxes(masks))
 
 
+def label_targets(labels: Tensor, num_classes: int) -> list[Target]:
+    """Label maps (B, S, S) int64 as one segment a class; ids from `num_classes` on are void."""
+    targets = []
+    for label in labels:
+        present = label.unique()
+        present = present[present < num_classes]
+        targets.append(Target.of(label[None] == present[:, None, None], present))
+    return targets
+
+
 @dataclass(frozen=True)
 class Found:
     """What a victim found in one picture, at the size at which it is scored.
@@ -170,6 +180,11 @@ class Frame:
         ratio = boxes.new_tensor([width / self.extent[1], height / self.extent[0]] * 2)
         limit = boxes.new_tensor([width, height] * 2)
         return torch.minimum((boxes * ratio).clamp(min=0), limit)
+
+    def unscale_boxes(self, boxes: Tensor) -> Tensor:
+        """Boxes (K, 4) of the scored size in pixels of the square."""
+        height, width = self.size
+        return boxes * boxes.new_tensor([self.extent[1] / width, self.extent[0] / height] * 2)
 
     def resize(self, maps: Tensor) -> Tensor:
         """Maps (K, S, S) of the square at the scored size, bilinearly: (K, H, W)."""

@@ -8,11 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from unseg.victims.segments import Frame, Segments, Target
 
 VOID = 255
 """Label of pixels that count neither in the loss nor in a score."""
@@ -28,6 +31,8 @@ class TensorSet:
         keys: the data set's own name of each picture.
         extents: (N, 2) int64, height and width of the picture inside its square.
         native_labels: label maps at their own size, where scores are taken there.
+        segments: in the frame, for tasks that know objects; `labels` then serve figures alone.
+        native_segments: at the pictures' own size, where scores are taken there.
     """
 
     images: Tensor
@@ -35,19 +40,26 @@ class TensorSet:
     keys: tuple[str, ...]
     extents: Tensor
     native_labels: tuple[np.ndarray, ...] | None = None
+    segments: tuple[Segments, ...] | None = None
+    native_segments: tuple[Segments, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def select(self, rows: Sequence[int]) -> TensorSet:
         """Some pictures of the set."""
-        native = self.native_labels
+
+        def some(values: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
+            return None if values is None else tuple(values[i] for i in rows)
+
         return TensorSet(
             images=self.images[list(rows)],
             labels=self.labels[list(rows)],
             keys=tuple(self.keys[i] for i in rows),
             extents=self.extents[list(rows)],
-            native_labels=None if native is None else tuple(native[i] for i in rows),
+            native_labels=some(self.native_labels),
+            segments=some(self.segments),
+            native_segments=some(self.native_segments),
         )
 
     def with_images_of(self, other: TensorSet, rows: Sequence[int]) -> TensorSet:
@@ -57,6 +69,58 @@ class TensorSet:
         images = self.images.clone()
         images[list(rows)] = other.images[list(rows)]
         return replace(self, images=images)
+
+    def to(self, device: torch.device) -> TensorSet:
+        """The set with its label maps on a device; with segments, which stay, nothing moves."""
+        if self.segments is not None:
+            return self
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
+
+    def batch(
+        self,
+        rows: Tensor,
+        *,
+        crop: int,
+        scale: tuple[float, float],
+        flip: float,
+        generator: torch.Generator,
+        device: torch.device,
+    ) -> tuple[Tensor, Tensor | list[Target]]:
+        """Some pictures, augmented, with what is to be learnt from them (see `augment`).
+
+        Returns:
+            (B, 3, crop, crop) float32 in [0, 1], and (B, crop, crop) int64 classes, or a target a
+            picture where the set has segments.
+        """
+        images = self.images[rows.to(self.images.device)].to(device)
+        grid = crop_grid(
+            len(images), self.images.shape[-1], crop=crop, scale=scale, flip=flip,
+            generator=generator, device=device,
+        )  # fmt: skip
+        if self.segments is None:
+            labels = self.labels[rows.to(self.labels.device)].to(device)
+            return sample_pictures(images, grid), sample_labels(labels, grid)
+        targets = []
+        for row, place in zip(rows.tolist(), grid, strict=True):
+            segments = self.segments[row]
+            kept = ~segments.is_crowd
+            masks = torch.from_numpy(segments.masks()[kept]).to(device)
+            moved = F.grid_sample(
+                masks[None].float(), place[None], mode="nearest", align_corners=False
+            )[0]
+            categories = torch.from_numpy(segments.categories[kept]).to(device)
+            targets.append(Target.of(moved > 0.5, categories))
+        return sample_pictures(images, grid), targets
+
+    def scored(self, row: int) -> tuple[Segments, Frame]:
+        """The segments of a picture as they are scored, and where they lie in the frame."""
+        height, width = (int(v) for v in self.extents[row])
+        if self.native_segments is not None:
+            segments = self.native_segments[row]
+            return segments, Frame((height, width), segments.size)
+        assert self.segments is not None
+        segments = self.segments[row]
+        return segments, Frame(segments.size, segments.size)
 
     def class_pixels(self, num_classes: int) -> Tensor:
         """(C,) int64 pixels of each class, void left out, at the size where scores are taken."""
@@ -125,23 +189,48 @@ def augment(
     Returns:
         (B, 3, crop, crop) float32 in [0, 1] and (B, crop, crop) int64.
     """
-    batch, side = len(images), images.shape[-1]
-    draw = torch.rand(batch, 4, generator=generator).to(images.device)
+    grid = crop_grid(
+        len(images), images.shape[-1], crop=crop, scale=scale, flip=flip, generator=generator,
+        device=images.device,
+    )  # fmt: skip
+    return sample_pictures(images, grid), sample_labels(labels, grid)
+
+
+def crop_grid(
+    batch: int,
+    side: int,
+    *,
+    crop: int,
+    scale: tuple[float, float],
+    flip: float,
+    generator: torch.Generator,
+    device: torch.device,
+) -> Tensor:
+    """Where each pixel of an augmented batch is read: (B, crop, crop, 2), see `augment`."""
+    draw = torch.rand(batch, 4, generator=generator).to(device)
     factor = scale[0] * (scale[1] / scale[0]) ** draw[:, 0]
     window = crop / (factor * side)  # share of the picture's side that the crop sees
     slack = 1 - window
-    theta = images.new_zeros(batch, 2, 3, dtype=torch.float32)
+    theta = torch.zeros(batch, 2, 3, device=device)
     theta[:, 0, 0] = torch.where(draw[:, 1] < flip, -window, window)
     theta[:, 1, 1] = window
     theta[:, 0, 2] = slack * (2 * draw[:, 2] - 1)
     theta[:, 1, 2] = slack * (2 * draw[:, 3] - 1)
-    grid = F.affine_grid(theta, [batch, 3, crop, crop], align_corners=False)
-    pictures = F.grid_sample(images.float() / 255, grid, mode="bilinear", align_corners=False)
+    return F.affine_grid(theta, [batch, 3, crop, crop], align_corners=False)
+
+
+def sample_pictures(images: Tensor, grid: Tensor) -> Tensor:
+    """Pictures (B, 3, S, S) uint8 read at a grid, black outside: float32 in [0, 1]."""
+    return F.grid_sample(images.float() / 255, grid, mode="bilinear", align_corners=False)
+
+
+def sample_labels(labels: Tensor, grid: Tensor) -> Tensor:
+    """Label maps (B, S, S) uint8 read at a grid, void outside: int64."""
     # Outside reads as zero: labels are shifted so that zero means void.
     shifted = labels[:, None].float()
     shifted = torch.where(shifted == VOID, 0.0, shifted + 1)
     classes = F.grid_sample(shifted, grid, mode="nearest", align_corners=False)[:, 0].round().long()
-    return pictures, torch.where(classes == 0, VOID, classes - 1)
+    return torch.where(classes == 0, VOID, classes - 1)
 
 
 def as_input(images: Tensor) -> Tensor:

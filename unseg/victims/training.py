@@ -16,7 +16,6 @@ from unseg.victims.defences import training_defences
 from unseg.victims.erasing import erase
 from unseg.victims.loss import autocast, channels_last, segmentation_loss
 from unseg.victims.networks import Victim
-from unseg.victims.objects import ObjectVictim
 from unseg.victims.tensors import VOID
 
 
@@ -52,11 +51,13 @@ class TrainingLoss:
         self.precision = recipe.precision
         self.has_dice = recipe.loss == "ce_dice"
         chosen = training_defences(defence)
+        # Those of `objects.py`; this module knows no more of them.
+        self.finds_objects = hasattr(victim, "find")
         self.epsilon = chosen.get("adversarial", chosen.get("ddc_at", 0.0))
         self.num_erasings = int(chosen.get("ueraser_like", 0))
         self.branch: ExtraBranch | None = None
         if "ddc_at" in chosen:
-            if isinstance(victim, ObjectVictim):
+            if self.finds_objects:
                 raise UserError(
                     "defence ddc_at divides the pixels of a label map, but this victim finds "
                     "objects; use adversarial for it"
@@ -143,7 +144,7 @@ class TrainingLoss:
 
     def _undisturbed(self) -> Any:
         """The victim as it will be tested; those that find objects have no loss then."""
-        if isinstance(self.victim, ObjectVictim):
+        if self.finds_objects:
             return nullcontext()
         return as_tested(self.victim)
 
