@@ -14,6 +14,12 @@ from typing import Any
 
 import torch
 
+from unseg.utils.processor import (
+    BFLOAT16_INSTRUCTIONS,
+    bfloat16_instructions,
+    instruction_sets,
+)
+
 MIB = 2**20
 NO_BF16 = "CPU without bf16 instructions"
 MATMUL_SIDE = 8192
@@ -236,17 +242,7 @@ def bf16_note(device: torch.device) -> str:
     """Which instructions bfloat16 runs on."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    found = [flag for flag in ("avx512_bf16", "amx_bf16") if flag in cpu_flags()]
-    return " and ".join(found) if found else NO_BF16
-
-
-def cpu_flags() -> set[str]:
-    """Instruction sets of the processor as Linux names them; empty elsewhere."""
-    path = Path("/proc/cpuinfo")
-    for line in path.read_text().splitlines() if path.is_file() else ():
-        if line.startswith("flags"):
-            return set(line.partition(":")[2].split())
-    return set()
+    return " and ".join(bfloat16_instructions()) or NO_BF16
 
 
 def machine(device: torch.device) -> dict[str, Any]:
@@ -257,11 +253,14 @@ def machine(device: torch.device) -> dict[str, Any]:
         if line.startswith("model name"):
             name = line.partition(":")[2].strip()
             break
-    wanted = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
+    shown = [name for name in ("avx2", "avx512f") if name in instruction_sets()]
+    shown.append(
+        " ".join(bfloat16_instructions()) or f"no bf16 ({', '.join(BFLOAT16_INSTRUCTIONS)})"
+    )
     found = {
         "date": time.strftime("%Y-%m-%d"),
         "cpu": name,
-        "instructions": " ".join(flag for flag in wanted if flag in cpu_flags()) or "unknown",
+        "instructions": " ".join(shown),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "python": platform.python_version(),

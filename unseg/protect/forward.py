@@ -5,10 +5,14 @@ pixel by a level. So that a picture's bytes depend on nothing but the picture an
 image always runs in a batch of the full size, in the row that its place in the list gives it;
 rows of images that are done, failed or another rank's stay empty. Images whose prompts differ in
 kind run in separate passes, because token counts change shapes too.
+
+Where a batch does not fit into the device's memory, it and all later ones run in halves, and the
+log says so.
 """
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -21,6 +25,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unseg.types import ABSENT_LABEL, Prompts
+from unseg.utils.errors import UserError
+from unseg.utils.processor import BFLOAT16_INSTRUCTIONS, bfloat16_instructions
+
+_log = logging.getLogger(__name__)
 
 DEFAULT_CUDA_BATCH = 8
 
@@ -69,13 +77,17 @@ def level_tensor(pixels: np.ndarray, device: torch.device | str) -> Tensor:
 
 
 class NoiseMaker:
-    """Noise of images with prompts, in batches whose shape never varies.
+    """Noise of images with prompts, in batches whose shape varies only where memory runs out.
 
     Args:
         generator: a `Generator`; moved to the device and to evaluation mode.
         device: where it runs.
-        precision: "auto", "float32" or "bfloat16".
+        precision: "auto", "float32" or "bfloat16"; see `runs_in_bfloat16`. On a CPU bfloat16 is the
+            frozen encoder's alone (`Generator.encoder_dtype`).
         batch_size: rows of a pass; None: 8 on CUDA, 1 on a CPU.
+
+    Attributes:
+        rows_per_pass: `batch_size`, halved each time the device ran out of memory.
     """
 
     def __init__(
@@ -89,8 +101,8 @@ class NoiseMaker:
         self.generator = generator.to(device).eval()
         self.device = device
         self.batch_size = batch_size or default_batch_size(device)
-        on_cuda = device.type == "cuda"
-        self.is_bfloat16 = precision == "bfloat16" or (precision == "auto" and on_cuda)
+        self.rows_per_pass = self.batch_size
+        self.is_bfloat16 = runs_in_bfloat16(device, precision)
 
     @torch.inference_mode()
     def __call__(self, rows: Sequence[Row | None]) -> list[Tensor | None]:
@@ -121,19 +133,88 @@ class NoiseMaker:
         return torch.cat(noises)
 
     def _forward(self, pixels: dict[int, np.ndarray], prompts: dict[int, Prompts]) -> Tensor:
-        side = self.generator.image_size
-        image = torch.zeros(self.batch_size, 3, side, side, device=self.device)
-        for slot, picture in pixels.items():
-            image[slot : slot + 1] = model_frame(picture, image_size=side, device=self.device)
+        """Noise (batch_size, 3, n, n); rows without an image hold anything."""
+        while True:
+            parts = range(0, self.batch_size, self.rows_per_pass)
+            try:
+                found = {
+                    start: self._pass(start, pixels, prompts)
+                    for start in parts
+                    if any(start <= slot < start + self.rows_per_pass for slot in pixels)
+                }
+            except torch.OutOfMemoryError:
+                if self.rows_per_pass == 1:
+                    raise UserError(
+                        f"{self.device}: is out of memory with a single image; free memory of the "
+                        "device, or set run.device=cpu"
+                    ) from None
+            else:
+                filler = torch.empty_like(next(iter(found.values())))
+                return torch.cat([found.get(start, filler) for start in parts])
+            # Not inside the handler: the error's traceback holds the tensors that did not fit.
+            self._halve()
+
+    def _halve(self) -> None:
+        before, self.rows_per_pass = self.rows_per_pass, self.rows_per_pass // 2
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        _log.warning(
+            "%s is out of memory with %d images in one pass; goes on with %d "
+            "(run.batch_size=%d saves the attempt)",
+            self.device,
+            before,
+            self.rows_per_pass,
+            self.rows_per_pass,
+        )
+
+    def _pass(
+        self, start: int, pixels: dict[int, np.ndarray], prompts: dict[int, Prompts]
+    ) -> Tensor:
+        """Noise of the rows from `start` on, `rows_per_pass` of them."""
+        slots = range(start, start + self.rows_per_pass)
+        image = self._image([pixels.get(slot) for slot in slots])
         filler = next(iter(prompts.values()))
-        parts = [prompts.get(slot, filler) for slot in range(self.batch_size)]
-        batch = Prompts.cat(parts, [1] * len(parts)).to(self.device)
+        batch = Prompts.cat([prompts.get(slot, filler) for slot in slots], [1] * len(slots))
+        on_cpu = self.device.type == "cpu"
+        self.generator.encoder_dtype = torch.bfloat16 if self.is_bfloat16 and on_cpu else None
         cast: Any = nullcontext()
-        if self.is_bfloat16:
+        if self.is_bfloat16 and not on_cpu:
             cast = torch.autocast(self.device.type, dtype=torch.bfloat16)
         with cast:
-            noise = self.generator(image, batch)
+            noise = self.generator(image, batch.to(self.device))
         return noise.float()
+
+    def _image(self, pictures: Sequence[np.ndarray | None]) -> Tensor:
+        """(rows, 3, S, S) of the model's frame, black where there is no picture."""
+        side = self.generator.image_size
+        if len(pictures) == 1 and pictures[0] is not None:
+            return model_frame(pictures[0], image_size=side, device=self.device).contiguous()
+        image = torch.zeros(len(pictures), 3, side, side, device=self.device)
+        for row, picture in enumerate(pictures):
+            if picture is not None:
+                image[row] = model_frame(picture, image_size=side, device=self.device)[0]
+        return image
+
+
+def runs_in_bfloat16(device: torch.device, precision: str) -> bool:
+    """Whether the generator computes in bfloat16, which the log tells for a CPU.
+
+    Args:
+        device: where it runs.
+        precision: "float32", "bfloat16", or "auto": bfloat16 but on a CPU without instructions
+            for it.
+    """
+    if precision == "float32" or device.type == "cuda":
+        return precision != "float32"
+    found = bfloat16_instructions()
+    names = " and ".join(found) or f"none of {', '.join(BFLOAT16_INSTRUCTIONS)}"
+    is_bfloat16 = precision == "bfloat16" or bool(found)
+    _log.info(
+        "the image encoder runs in %s (bfloat16 instructions of this CPU: %s)",
+        "bfloat16" if is_bfloat16 else "float32",
+        names,
+    )
+    return is_bfloat16
 
 
 def default_batch_size(device: torch.device) -> int:
