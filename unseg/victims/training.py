@@ -16,6 +16,7 @@ from unseg.victims.defences import training_defences
 from unseg.victims.erasing import erase
 from unseg.victims.loss import autocast, channels_last, segmentation_loss
 from unseg.victims.networks import Victim
+from unseg.victims.objects import ObjectVictim
 from unseg.victims.tensors import VOID
 
 
@@ -51,8 +52,7 @@ class TrainingLoss:
         self.precision = recipe.precision
         self.has_dice = recipe.loss == "ce_dice"
         chosen = training_defences(defence)
-        # Those of `objects.py`; this module knows no more of them.
-        self.finds_objects = hasattr(victim, "find")
+        self.finds_objects = isinstance(victim, ObjectVictim)
         self.epsilon = chosen.get("adversarial", chosen.get("ddc_at", 0.0))
         self.num_erasings = int(chosen.get("ueraser_like", 0))
         self.branch: ExtraBranch | None = None
