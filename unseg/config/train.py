@@ -77,6 +77,14 @@ class SurrogateConfig:
     """Side of the square input; the generator's is a whole multiple of it."""
     weights: str | None = None
     """MAE weights for the encoder, or null for random ones."""
+    checkpoint_blocks: bool = False
+    """Gradient checkpointing of the encoder's blocks: a fraction of the memory for one more forward
+    pass of time. Changes no gradient, so a run may be resumed with another value."""
+
+    def problems(self) -> Iterator[Problem]:
+        """What types and bounds cannot say."""
+        if self.checkpoint_blocks and self.size == "resnet50":
+            yield "checkpoint_blocks", "needs a ViT; size=resnet50 has no such blocks"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -304,6 +312,7 @@ NOT_METHOD = (
     "data.num_workers",
     "generator.weights",
     "surrogate.weights",
+    "surrogate.checkpoint_blocks",
     "schedule.epochs",
     "schedule.steps",
     "optim.micro_batch_size",

@@ -24,6 +24,7 @@ from unseg.engine.robust import RandomDegrade
 from unseg.engine.trainer import Pace, Trainer
 from unseg.engine.validate import Budget, Validator
 from unseg.models import Generator, Surrogate, build_generator, build_surrogate
+from unseg.models.encoder import ImageEncoder
 from unseg.types import Phase
 from unseg.utils import distributed
 from unseg.utils.errors import UserError
@@ -133,6 +134,8 @@ def build_players(
         train_encoder=config.generator.train_encoder,
     )
     surrogate = build_surrogate(config.surrogate.size, config.surrogate.image_size)
+    if isinstance(surrogate.image_encoder, ImageEncoder):
+        surrogate.image_encoder.checkpoint_blocks = config.surrogate.checkpoint_blocks
     if read_weights and config.generator.weights is not None:
         weights.load_sam(generator, config.generator.weights)
     if read_weights and config.surrogate.weights is not None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -115,7 +116,13 @@ class ImageEncoder(ImageEncoderViT):
         early_tokens = tokens
         for index, block in enumerate(self.blocks):
             if self.checkpoint_blocks and torch.is_grad_enabled():
-                tokens = checkpoint(self._block, block, tokens, use_reentrant=False)
+                tokens = checkpoint(
+                    self._block,
+                    block,
+                    tokens,
+                    use_reentrant=False,
+                    context_fn=partial(_first_and_second_run, block),
+                )
             else:
                 tokens = self._block(block, tokens)
             if index == self.first_global:
@@ -125,6 +132,30 @@ class ImageEncoder(ImageEncoderViT):
     def _block(self, block: Block, tokens: Tensor) -> Tensor:
         tokens = tokens + block_attention(block, tokens, backend=self.attention_backend)
         return tokens + block.mlp(block.norm2(tokens))
+
+
+def _first_and_second_run(
+    block: Block,
+) -> tuple[contextlib.AbstractContextManager[None], contextlib.AbstractContextManager[None]]:
+    """Contexts of a checkpointed block's two runs: weights frozen in the first stay so.
+
+    A step of the generator freezes the surrogate in its forward pass alone, and the second run,
+    in the backward pass, has to keep the same tensors as the first.
+    """
+    still = [parameter for parameter in block.parameters() if not parameter.requires_grad]
+    return contextlib.nullcontext(), _frozen(still)
+
+
+@contextlib.contextmanager
+def _frozen(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    changed = [parameter for parameter in parameters if parameter.requires_grad]
+    for parameter in changed:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in changed:
+            parameter.requires_grad_(True)
 
 
 def block_attention(block: Block, tokens: Tensor, *, backend: Backend | None = None) -> Tensor:
