@@ -67,7 +67,7 @@ def test_a_block_equals_segment_anythings_in_float32(grid, window, backend):
         _assert_close(_ours(block, tokens, backend), block(tokens), FLOAT32)
 
 
-@pytest.mark.parametrize("backend", ["plain", "augmented"])
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(("grid", "window"), GRIDS.values(), ids=GRIDS)
 def test_gradients_of_a_block_equal_segment_anythings_in_float32(grid, window, backend):
     theirs = _block(grid, window)
@@ -104,7 +104,7 @@ def test_attention_in_bfloat16_stays_near_float32(grid, backend):
     _assert_close(found.float(), expected, BFLOAT16[backend])
 
 
-@pytest.mark.parametrize("backend", ["plain", "augmented"])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_gradients_in_bfloat16_stay_near_float32(backend):
     random = torch.Generator().manual_seed(9)
     rough = [

@@ -62,7 +62,7 @@ def test_each_backend_computes_the_formula(shape, backend):
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-@pytest.mark.parametrize("backend", ["plain", "augmented"])
+@pytest.mark.parametrize("backend", ["plain", "chunked", "augmented"])
 def test_gradients_of_each_backend_are_those_of_the_formula(shape, backend):
     inputs, grid = _inputs(shape, grad=True)
     q, k, v, rel_h, rel_w = inputs
@@ -97,13 +97,47 @@ def test_tables_that_fit_are_used_as_they_are():
     assert resample_rel_pos(table, 7) is table
 
 
-def test_the_device_and_the_need_for_gradients_decide_the_backend():
-    assert pick_backend(torch.device("cpu"), needs_grad=False) == "chunked"
-    assert pick_backend(torch.device("cpu"), needs_grad=True) == "plain"
-    assert pick_backend(torch.device("cuda"), needs_grad=True) == "augmented"
+def test_the_device_decides_the_backend():
+    assert pick_backend(torch.device("cpu")) == "chunked"
+    assert pick_backend(torch.device("cuda")) == "augmented"
 
 
-def test_asking_the_chunked_backend_for_gradients_is_refused():
-    (q, k, v, rel_h, rel_w), grid = _inputs(SHAPES["square"], grad=True)
-    with pytest.raises(ValueError, match="no gradients; use 'plain'"):
+@pytest.mark.parametrize("limit", [1, 20, 36, 100, 36 * 36, 5 * 36 * 36])
+def test_any_chunk_size_gives_the_same_gradients(monkeypatch, limit):
+    inputs, grid = _inputs(SHAPES["square"], grad=True)
+    q, k, v, rel_h, rel_w = inputs
+    weight = torch.randn(q.shape, generator=torch.Generator().manual_seed(1)).double()
+
+    def gradients(backend):
+        out = attention(q, k, v, rel_pos_h=rel_h, rel_pos_w=rel_w, grid=grid, backend=backend)
+        return out, torch.autograd.grad((out * weight).sum(), inputs)
+
+    expected_out, expected = gradients("plain")
+    monkeypatch.setattr(module, "CHUNK_SCORES_TRAINING", limit)
+    out, found = gradients("chunked")
+    _assert_close(out, expected_out)
+    for one, other in zip(found, expected, strict=True):
+        _assert_close(one, other)
+
+
+def test_numerical_differences_confirm_the_chunked_gradients():
+    inputs, grid = _inputs((2, 1, 3, (2, 3), (3, 5)), grad=True, scale=0.5)
+
+    def chunked(q, k, v, rel_h, rel_w):
+        return attention(q, k, v, rel_pos_h=rel_h, rel_pos_w=rel_w, grid=grid, backend="chunked")
+
+    assert torch.autograd.gradcheck(chunked, inputs)
+
+
+def test_chunked_attention_keeps_no_scores_for_the_backward_pass():
+    inputs, grid = _inputs((1, 2, 4, (12, 12), (23, 23)), grad=True)
+    q, k, v, rel_h, rel_w = inputs
+    sizes = []
+
+    def pack(tensor):
+        sizes.append(tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         attention(q, k, v, rel_pos_h=rel_h, rel_pos_w=rel_w, grid=grid, backend="chunked")
+    assert max(sizes) < 144 * 144, "as large as the scores of one head"
