@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -26,6 +27,8 @@ from unseg.victims.fit import FitState, Scorer, fit
 from unseg.victims.loss import segmentation_loss
 from unseg.victims.models import build_victim
 from unseg.victims.networks import Victim
+from unseg.victims.objects import ObjectVictim
+from unseg.victims.segments import Target
 from unseg.victims.tensors import VOID, TensorSet
 from unseg.victims.training import TrainingLoss
 
@@ -229,6 +232,37 @@ def test_a_victim_without_a_last_convolution_is_refused() -> None:
     victim = Victim(nn.Conv2d(3, 7, 1), num_classes=2)
     with pytest.raises(UserError, match="use adversarial"):
         ExtraBranch(victim, seed=0)
+
+
+class OnlyInTraining(ObjectVictim):
+    """Like most detectors, it has a loss in training mode alone."""
+
+    def loss(self, images: Tensor, targets: Sequence[Target]) -> Tensor:
+        assert self.training
+        assert len(images) == len(targets)
+        return self.network(images).mean()
+
+
+class Objects:
+    """The part of a task that a step needs."""
+
+    def loss(self, victim: ObjectVictim, images: Tensor, target: Any, *, dice: bool) -> Tensor:
+        del dice
+        return victim.loss(images, target)
+
+
+@pytest.mark.parametrize("defence", ["adversarial", "ueraser_like-2"])
+def test_victims_that_find_objects_are_defended_through_their_own_loss(defence: str) -> None:
+    victim = OnlyInTraining(nn.Conv2d(3, 2, 1), num_classes=2).train()
+    picture, _ = batch(5)
+    target = [Target.of(torch.zeros(0, 16, 16, dtype=torch.bool), torch.zeros(0).long())] * 5
+    training = TrainingLoss(victim, Objects(), RECIPE, defence, seed=0)
+    assert training(picture, target, torch.Generator().manual_seed(0)).requires_grad
+    if defence == "adversarial":
+        attacked = training.half_attacked(picture, target)
+        assert (attacked != picture).flatten(1).any(1).tolist() == [True, True, False, False, False]
+    with pytest.raises(UserError, match="use adversarial"):
+        TrainingLoss(victim, Objects(), RECIPE, "ddc_at", seed=0)
 
 
 def test_erasing_keeps_range_and_shape_and_follows_its_generator() -> None:
