@@ -166,11 +166,11 @@ class _Recomputed(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, by_row: Tensor, by_column: Tensor
     ) -> Tensor:
         out = q.new_empty(q.shape)
-        for here, parts in _chunks(*q.shape[:2], CHUNK_SCORES_TRAINING):
+        for here, parts in _chunks(len(q), q.shape[1], CHUNK_SCORES_TRAINING):
             for part in parts:
                 weights = _weights(
                     q[here, part], k[here], by_row[here, part], by_column[here, part]
@@ -181,7 +181,7 @@ class _Recomputed(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
         q, k, v, by_row, by_column, out = ctx.saved_tensors
         exact = torch.promote_types(q.dtype, torch.float32)
         scale = q.shape[-1] ** -0.5
@@ -189,7 +189,7 @@ class _Recomputed(torch.autograd.Function):
         mean = (grad * out).sum(-1, keepdim=True, dtype=exact)
         grad_q, grad_row, grad_column = (t.new_empty(t.shape) for t in (q, by_row, by_column))
         grad_k, grad_v = (torch.zeros(t.shape, dtype=exact, device=t.device) for t in (k, v))
-        for here, parts in _chunks(*q.shape[:2], CHUNK_SCORES_TRAINING):
+        for here, parts in _chunks(len(q), q.shape[1], CHUNK_SCORES_TRAINING):
             k_maps, v_maps = k[here], v[here].transpose(-2, -1)
             for part in parts:
                 q_part, grad_part = q[here, part], grad[here, part]
