@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,11 +19,22 @@ from PIL import Image, ImageCms
 
 from unseg.page.protecting import Protector
 from unseg.page.session import Limits
+from unseg.protect.picture import read_picture
 
 SIZE = (90, 120)
 """(H, W), upright."""
 
 KINDS = ("plain.png", "portrait.jpg", "clear.png", "grey.png", "deep.png", "profile.png")
+
+LOADED = (
+    "plain.png: 120 x 90 pixels, 8-bit colour.",
+    "portrait.jpg: 90 x 120 pixels, 8-bit colour (turned upright as its EXIF tag says).",
+    "clear.png: 120 x 90 pixels, 8-bit colour with transparency.",
+    "grey.png: 120 x 90 pixels, 8-bit grey.",
+    "deep.png: 120 x 90 pixels, 16-bit colour.",
+    "profile.png: 120 x 90 pixels, 8-bit colour with colour profile.",
+)
+"""What the page says about them."""
 
 
 def protector() -> Protector:
@@ -48,6 +61,34 @@ def make_pictures(folder: Path) -> dict[str, Path]:
     Image.fromarray(rgb).save(paths["profile.png"], icc_profile=profile)
     paths["notes.jpg"].write_text("dear diary, this is no picture\n" * 20)
     return paths
+
+
+def check_archive(
+    archive: Path, pictures: dict[str, Path], folder: Path, *, budget: int
+) -> dict[str, np.ndarray]:
+    """Every kind of picture came back as it went in, but for a change within its budget.
+
+    Returns:
+        The largest change of each pixel, (H, W) float in 8-bit levels, by the picture's name.
+    """
+    with zipfile.ZipFile(archive) as file:
+        file.extractall(folder)
+    entries = map(json.loads, (folder / "manifest.jsonl").read_text().splitlines())
+    assert {entry["key"] for entry in entries} == set(KINDS)
+    changes = {}
+    for name in KINDS:
+        clean = read_picture(pictures[name])
+        written = read_picture(folder / Path(name).with_suffix(".png"))
+        assert written.size == clean.size == (SIZE[::-1] if name == "portrait.jpg" else SIZE), name
+        assert written.orientation == 1, name
+        assert written.pixels.dtype == clean.pixels.dtype, name
+        assert (written.is_grey, written.icc) == (clean.is_grey, clean.icc), name
+        if clean.alpha is not None:
+            assert np.array_equal(written.alpha, clean.alpha), name
+        change = np.abs(written.pixels.astype(int) - clean.pixels).max(axis=2)
+        changes[name] = change / (clean.max_value // 255)
+        assert 0 < changes[name].max() <= budget, name
+    return changes
 
 
 def png_of_size(height: int, width: int) -> bytes:

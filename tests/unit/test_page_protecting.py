@@ -208,13 +208,13 @@ def test_windows_share_nothing_and_leave_nothing(tmp_path, pictures):
 def test_marking_again_takes_an_old_result_away(tmp_path, pictures):
     handlers = Handlers(Sessions(tmp_path / "page", Limits()), protector(), lambda **change: change)
     handlers.load("a", [str(pictures["plain.png"])])
-    assert handlers.protect("a", "plain.png", 8, 2)["download"]["interactive"]
+    assert handlers.protect("a", "plain.png", 8, 2)["download"]["visible"]
     marks = {"points": [[60, 45, 1]]}
     message = json.dumps({"picture": "plain.png", "serial": 1, "marks": marks})
     after = handlers.mark("a", message)
     assert json.loads(after["canvas"])["serial"] == 1
     assert json.loads(after["canvas"])["mask"].startswith("data:image/png")
-    assert not after["download"]["interactive"]
+    assert not after["download"]["visible"]
     assert after["compare"] == "{}"
 
 

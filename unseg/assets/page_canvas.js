@@ -6,9 +6,12 @@ const layer = element.querySelector(".unseg-layer");
 const canvas = element.querySelector("canvas");
 const hint = element.querySelector(".unseg-hint");
 const size = element.querySelector(".unseg-brush input");
+const toolbar = element.querySelector(".unseg-tools");
+const brush = element.querySelector(".unseg-brush");
+const vacant = element.querySelector(".unseg-empty");
 const tools = [...element.querySelectorAll("[data-tool]")];
 const HINTS = {
-  add: "Click on the object. Keyboard: arrow keys move the cross, Enter marks.",
+  add: "Click the object. By keyboard: Tab to the picture, move the cross with the arrow keys, press Enter.",
   remove: "Click beside the object, where the mask is too large.",
   box: "Drag a box around the object, or click two opposite corners.",
   brush: "Brush over the object. Keyboard: Enter lowers and lifts the brush.",
@@ -23,11 +26,17 @@ function radius() { return Math.max(1, (Number(size.value) / 200) * Math.max(wid
 function clip(value, length) { return Math.min(Math.max(value, 0), length - 1); }
 function tidy(value) { return Math.round(value * 10) / 10; }
 
+function show(isThere) {
+  view.hidden = toolbar.hidden = hint.hidden = !isThere;
+  vacant.hidden = isThere;
+}
+
 function choose(name) {
   tool = name;
   draft = null;
   for (const button of tools) button.setAttribute("aria-pressed", String(button.dataset.tool === name));
   hint.textContent = HINTS[name];
+  brush.hidden = !isBrush();
   draw();
 }
 
@@ -176,11 +185,14 @@ function take() {
     marks = answer.marks;
     order = Object.keys(marks).flatMap((kind) => marks[kind].map(() => kind));
     cross = [width / 2, height / 2]; draft = null;
+    // A tiny picture is enlarged: fingers and cursors do not shrink.
+    const longer = Math.max(width, height);
+    picture.style.width = longer < 280 ? Math.max(1, Math.round((280 * width) / longer)) + "px" : "";
     picture.src = answer.image;
     picture.alt = "Your picture " + key;
-    view.hidden = false;
+    show(true);
   } else if (answer.picture === null) {
-    key = null; marks = empty(); order = []; view.hidden = true;
+    key = null; marks = empty(); order = []; show(false);
   }
   if (answer.picture === key && answer.serial === serial) {
     layer.classList.remove("unseg-old");

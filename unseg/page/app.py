@@ -18,15 +18,16 @@ from unseg.page.session import Limits, Sessions
 
 TITLE = "UnSeg: protect pictures"
 _INTRODUCTION = (
-    "# Protect pictures\n"
-    "Adds noise that is hard to see. Segmentation models that are *trained* on the protected "
-    "pictures learn less about the marked object. Everything stays on this computer."
+    "<h1>Protect your pictures</h1>"
+    "<p>Adds noise that is hard to see. Segmentation models that are <em>trained</em> on the "
+    "protected pictures learn less about the marked object. Everything stays on this computer.</p>"
+    f"<details open><summary>What it does not do</summary><p>{WHAT_IT_DOES_NOT_DO}</p></details>"
 )
 _FONTS = ("system-ui", "sans-serif")
 _CACHE_SECONDS = 12 * 3600
 _OUTPUTS = (
     "files", "picture", "canvas", "mask_text", "psnr", "status", "compare", "download",
-    "download_all", "protect", "protect_all",
+    "download_all", "protect", "protect_all", "forget",
 )  # fmt: skip
 
 
@@ -100,6 +101,8 @@ def serve(
         max_file_size=limits.max_bytes,
         theme=_theme(),
         css=asset("page.css"),
+        # Gradio would ask its own page once more and give up after 3 s: too short on a busy one.
+        _frontend=False,
     )
     return Server(url=url, sessions=sessions, blocks=blocks)
 
@@ -126,56 +129,95 @@ def _theme() -> Any:
     """Fonts of the system: nothing is fetched."""
     import gradio as gr
 
-    return gr.themes.Default(primary_hue="blue", font=_FONTS, font_mono=("monospace",))
+    return gr.themes.Default(primary_hue="blue", font=_FONTS, font_mono=("monospace",)).set(
+        button_primary_background_fill="#1d4ed8",
+        button_primary_background_fill_hover="#1e40af",
+        button_primary_background_fill_dark="#1d4ed8",
+        button_primary_background_fill_hover_dark="#2563eb",
+        button_large_text_weight="600",
+        button_large_text_size="15px",
+        slider_color="#1d4ed8",
+        slider_color_dark="#3b82f6",
+        layout_gap="14px",
+        # Grey of the default theme is too pale to read.
+        body_text_color_subdued="#4b5563",
+        body_text_color_subdued_dark="#c4c4cc",
+    )
 
 
 def _layout(gr: Any, limits: Limits) -> dict[str, Any]:
-    """The components by name, in reading order, which is also that of the Tab key."""
+    """The components by name, in reading order, which is also that of the Tab key.
+
+    What cannot be used yet is not shown: handlers make it visible.
+    """
     parts: dict[str, Any] = {}
-    gr.Markdown(_INTRODUCTION)
-    gr.Markdown(WHAT_IT_DOES_NOT_DO, elem_classes="unseg-limits")
-    with gr.Row():
-        with gr.Column(scale=3, min_width=300):
+
+    def html(text: str, name: str) -> Any:
+        return gr.HTML(text, padding=False, elem_classes=name)
+
+    def step(number: int, text: str) -> None:
+        html(f"<h2><span>{number}</span>{text}</h2>", "unseg-step")
+
+    html(_INTRODUCTION, "unseg-introduction")
+    with gr.Row(elem_classes="unseg-columns"):
+        with gr.Column(scale=5, min_width=300):
+            step(1, "Add pictures")
             parts["files"] = gr.File(
-                label=f"1. Pictures (up to {limits.megapixels:g} megapixels and "
-                f"{limits.megabytes:g} MB each)",
+                label="Pictures",
+                show_label=False,
                 file_count="multiple",
-                height=170,
+                height=112,
+                elem_id="unseg-files",
             )
-            parts["picture"] = gr.Dropdown(label="Shown picture", choices=[], interactive=True)
-            gr.Markdown("**2. Mark the object**, or protect the whole picture")
+            html(
+                f"PNG, JPEG, TIFF, WebP or BMP; up to {limits.megapixels:g} megapixels and "
+                f"{limits.megabytes:g} MB each.",
+                "unseg-note",
+            )
+            parts["picture"] = gr.Dropdown(
+                label="Shown picture", choices=[], interactive=True, visible=False
+            )
+            step(2, "Mark what to protect")
             parts["canvas"] = gr.HTML(
                 NO_PICTURE,
                 html_template=asset("page_canvas.html"),
                 js_on_load=asset("page_canvas.js"),
                 elem_id="unseg-canvas",
+                padding=False,
             )
-            parts["mask_text"] = gr.HTML("")
-        with gr.Column(scale=2, min_width=300):
-            gr.Markdown("**3. Strength**, in grey levels of 255")
-            parts["epsilon"] = gr.Slider(
-                1, 32, value=8, step=1, label="Inside the mask", buttons=[]
-            )
-            parts["epsilon_bg"] = gr.Slider(
-                0, 32, value=2, step=1, label="Outside of it", buttons=[]
-            )
-            parts["psnr"] = gr.HTML("", elem_id="unseg-psnr")
-            gr.Markdown("**4. Protect**")
+            parts["mask_text"] = html("", "unseg-text")
+        with gr.Column(scale=3, min_width=300, elem_classes="unseg-side"):
+            step(3, "Choose the strength")
+            with gr.Group():
+                parts["epsilon"] = gr.Slider(
+                    1, 32, value=8, step=1, label="Inside the mask, in grey levels", buttons=[]
+                )
+                parts["epsilon_bg"] = gr.Slider(
+                    0, 32, value=2, step=1, label="Outside of it", buttons=[]
+                )
+            parts["psnr"] = gr.HTML("", padding=False, elem_id="unseg-psnr")
+            step(4, "Protect and download")
             parts["protect"] = gr.Button(
                 "Protect this picture", variant="primary", interactive=False
             )
-            parts["protect_all"] = gr.Button("Protect all pictures", interactive=False)
-            parts["status"] = gr.HTML("", elem_id="unseg-status")
-            parts["download"] = gr.DownloadButton("Download this result (PNG)", interactive=False)
+            parts["protect_all"] = gr.Button("Protect all pictures", visible=False)
+            parts["status"] = gr.HTML("", padding=False, elem_id="unseg-status")
+            parts["download"] = gr.DownloadButton("Download this result (PNG)", visible=False)
             parts["download_all"] = gr.DownloadButton(
-                "Download all with manifest (zip)", interactive=False
+                "Download all with manifest (zip)", visible=False
             )
-            parts["forget"] = gr.Button("Remove my pictures from the disk", size="sm")
+            parts["forget"] = gr.Button(
+                "Remove my pictures from the disk",
+                size="sm",
+                visible=False,
+                elem_classes="unseg-quiet",
+            )
     parts["compare"] = gr.HTML(
         NO_RESULT,
         html_template=asset("page_compare.html"),
         js_on_load=asset("page_compare.js"),
         elem_id="unseg-compare",
+        padding=False,
     )
     return parts
 

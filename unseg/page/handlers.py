@@ -65,10 +65,15 @@ class Handlers:
             return {
                 "files": None,
                 **self._shown(session, shown),
-                "picture": self.update(choices=list(session.uploads), value=shown.key),
+                "picture": self.update(
+                    choices=list(session.uploads),
+                    value=shown.key,
+                    visible=len(session.uploads) > 1,
+                ),
                 "status": status(lines, faults),
                 "protect": self.update(interactive=True),
-                "protect_all": self.update(interactive=len(session.uploads) > 1),
+                "protect_all": self.update(visible=len(session.uploads) > 1),
+                "forget": self.update(visible=True),
             }
 
     def select(self, window: str, key: str | None) -> Values:
@@ -116,8 +121,7 @@ class Handlers:
                 return {"psnr": status((), [str(error)])}
         if psnr is None:
             return {"psnr": status(["PSNR: nothing changes at this strength."])}
-        about = "about " if is_estimate else ""
-        return {"psnr": status([f"PSNR {about}{psnr:.1f} dB ({_visibility(psnr)})."])}
+        return {"psnr": _figure(psnr, is_estimate=is_estimate)}
 
     def protect(
         self,
@@ -155,7 +159,7 @@ class Handlers:
         self.sessions.close(window)
         return {
             **self._nothing(),
-            "picture": self.update(choices=[], value=None),
+            "picture": self.update(choices=[], value=None, visible=False),
             "status": status(["All pictures of this window are removed from the disk."]),
         }
 
@@ -190,21 +194,25 @@ class Handlers:
         single, archive = downloads(session, upload)
         return {
             "compare": json.dumps(comparison(upload)) if upload.output else NO_RESULT,
-            "download": self.update(value=_text(single), interactive=single is not None),
-            "download_all": self.update(value=_text(archive), interactive=archive is not None),
+            "download": self._file(single),
+            "download_all": self._file(archive),
         }
 
+    def _file(self, path: Path | None) -> Any:
+        """A button that hands a file out, and is not there without one."""
+        return self.update(value=None if path is None else str(path), visible=path is not None)
+
     def _nothing(self) -> Values:
-        closed = self.update(value=None, interactive=False)
         return {
             "canvas": NO_PICTURE,
             "mask_text": "",
             "psnr": "",
             "compare": NO_RESULT,
-            "download": closed,
-            "download_all": closed,
+            "download": self._file(None),
+            "download_all": self._file(None),
             "protect": self.update(interactive=False),
-            "protect_all": self.update(interactive=False),
+            "protect_all": self.update(visible=False),
+            "forget": self.update(visible=False),
             "status": "",
         }
 
@@ -222,12 +230,17 @@ def _loaded(upload: Upload) -> str:
     return f"{upload.key}: {width} x {height} pixels, {upload.kind}{notes}."
 
 
+def _figure(psnr: float, *, is_estimate: bool) -> str:
+    """HTML of the live figure."""
+    about = "about " if is_estimate else ""
+    return (
+        f'<div class="unseg-figure" role="status"><strong>{about}{psnr:.1f} dB</strong>'
+        f"<span>PSNR: {_visibility(psnr)}</span></div>"
+    )
+
+
 def _visibility(psnr: float) -> str:
     """A word for a figure; 40 and 33 dB are customary bounds for noise that is spread out."""
     if psnr >= 40:
         return "hardly visible"
     return "visible on smooth areas" if psnr >= 33 else "clearly visible"
-
-
-def _text(path: Path | None) -> str | None:
-    return None if path is None else str(path)
