@@ -26,32 +26,33 @@ def build_maskrcnn(*, num_classes: int, tiny: bool, width: float, pretrained: bo
         width: factor on the channels of the heads' hidden layers (and of the tiny backbone).
         pretrained: take the backbone's weights from the library.
     """
-    from torchvision.models.detection import MaskRCNN, maskrcnn_resnet50_fpn
+    from torchvision.models.detection import MaskRCNN
     from torchvision.models.detection.anchor_utils import AnchorGenerator
+    from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
     from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
     from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+    from torchvision.ops.misc import FrozenBatchNorm2d
 
-    unchanged = {"image_mean": [0.0] * 3, "image_std": [1.0] * 3, "_skip_resize": True}
     if not tiny:
         hidden = max(8, round(1024 * width))
-        channels = 256
-        parts = {
-            "box_head": TwoMLPHead(channels * 49, hidden),
-            "box_predictor": FastRCNNPredictor(hidden, num_classes + 1),
-        }
-        return maskrcnn_resnet50_fpn(
-            weights=None,
-            weights_backbone="IMAGENET1K_V1" if pretrained else None,
-            num_classes=None,
-            mask_predictor=MaskRCNNPredictor(channels, channels, num_classes + 1),
-            trainable_backbone_layers=3 if pretrained else 5,
-            **parts,
-            **unchanged,
+        # As `maskrcnn_resnet50_fpn`, which takes no heads for another number of classes.
+        pyramid = resnet_fpn_backbone(
+            backbone_name="resnet50",
+            weights="IMAGENET1K_V1" if pretrained else None,
+            norm_layer=FrozenBatchNorm2d if pretrained else nn.BatchNorm2d,
+            trainable_layers=3 if pretrained else 5,
         )
+        network = MaskRCNN(
+            pyramid,
+            num_classes=None,
+            box_head=TwoMLPHead(pyramid.out_channels * 49, hidden),
+            box_predictor=FastRCNNPredictor(hidden, num_classes + 1),
+            mask_predictor=MaskRCNNPredictor(256, 256, num_classes + 1),
+        )
+        return _unscaled(network)
     channels = max(8, round(32 * width))
-    backbone = _TinyBackbone(channels)
-    return MaskRCNN(
-        backbone,
+    network = MaskRCNN(
+        _TinyBackbone(channels),
         num_classes=None,
         rpn_anchor_generator=AnchorGenerator(((12, 24, 40),), ((0.5, 1.0, 2.0),)),
         rpn_pre_nms_top_n_train=200,
@@ -64,8 +65,21 @@ def build_maskrcnn(*, num_classes: int, tiny: bool, width: float, pretrained: bo
         box_predictor=FastRCNNPredictor(64, num_classes + 1),
         mask_head=MaskRCNNHeads(channels, (channels, channels), 1),
         mask_predictor=MaskRCNNPredictor(channels, channels, num_classes + 1),
-        **unchanged,
     )
+    return _unscaled(network)
+
+
+def _unscaled(network: nn.Module) -> nn.Module:
+    """The network without its own normalisation, and without its resizing to 800 pixels."""
+    from torchvision.models.detection.transform import GeneralizedRCNNTransform
+
+    class Unscaled(GeneralizedRCNNTransform):
+        # torchvision's `_skip_resize` skips it in training alone.
+        def resize(self, image: Tensor, target: Any = None) -> tuple[Tensor, Any]:
+            return image, target
+
+    network.transform = Unscaled(1, 1, image_mean=[0.0] * 3, image_std=[1.0] * 3)
+    return network
 
 
 class _TinyBackbone(nn.Sequential):
