@@ -23,13 +23,13 @@ out=work_dirs/reproduce_lab
 read -r -a train <<<"${UNSEG_LAB_OVERRIDES:-}"
 read -r -a evaluate <<<"${UNSEG_LAB_EVALUATE_OVERRIDES:-}"
 
-for name in lab_cpu lab_robust; do
+for name in lab_default lab_robust; do
     .venv/bin/unseg train "configs/train/$name.yaml" \
         data.root="$data" output.dir="$out" "${train[@]}"
 done
 .venv/bin/unseg evaluate configs/evaluate/headline.yaml \
     run_dir="$out/headline" \
     data.kvasir.train.root="$data/Kvasir-SEG" data.kvasir.test.root="$data/Kvasir-SEG" \
-    methods.unseg.generator="$out/lab_cpu/generator_lab_cpu.safetensors" \
+    methods.unseg.generator="$out/lab_default/generator_lab_default.safetensors" \
     methods.robust.generator="$out/lab_robust/generator_lab_robust.safetensors" \
     "${evaluate[@]}"

@@ -15,7 +15,6 @@ from generate_cases import base_overrides, entries_of, make_image, make_mask, ma
 from PIL import Image
 
 from unseg.commands.generate import main
-from unseg.models.weights import embedded_path
 
 pytestmark = pytest.mark.e2e
 
@@ -200,16 +199,11 @@ BAD_CALLS = {
         lambda r, o: ["method=unseg", "generator.path=no.pth"],
         r"generator\.path: no\.pth: no such weight file",
     ),
-    "no embedded generator yet": (
-        lambda r, o: ["method=unseg", "generator.path=robust"], r"robust.*do not come with",
-    ),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", BAD_CALLS)
 def test_a_bad_call_is_one_line_and_exit_code_2_before_anything_is_written(tmp_path, name, capsys):
-    if "embedded" in name and embedded_path("robust").is_file():
-        pytest.skip("the robust generator is shipped with this version")
     change, message = BAD_CALLS[name]
     root, out = make_set(tmp_path / "in", 2), tmp_path / "out"
     assert run(root, out, *change(root, out)) == 2

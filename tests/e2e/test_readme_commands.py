@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 import yaml
+from lab_cases import write_lab
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -67,6 +68,7 @@ def make_sandbox(folder: Path) -> Path:
     for name in ("photo.jpg", "photos/a.jpg", "photos/b.png"):
         cv2.imwrite(str(folder / name), photo)
     cv2.imwrite(str(folder / "mask.png"), mask)
+    write_lab(folder / "data")
     return folder
 
 
