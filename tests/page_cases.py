@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import socket
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pytest
 import torch
 from generate_cases import make_image, saturated_generator
 from PIL import Image, ImageCms
@@ -95,6 +97,22 @@ def png_of_size(height: int, width: int) -> bytes:
     buffer = io.BytesIO()
     Image.new("L", (width, height)).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+@contextlib.contextmanager
+def connections() -> Iterator[list[str]]:
+    """Addresses that this process connects to meanwhile."""
+    found: list[str] = []
+    original = socket.socket.connect
+
+    def connect(self: socket.socket, address: Any) -> None:
+        if isinstance(address, tuple):
+            found.append(address[0])
+        original(self, address)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", connect)
+        yield found
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 from generate_cases import save_generator
-from page_cases import KINDS, LOADED, check_archive, make_pictures, served
+from page_cases import KINDS, LOADED, check_archive, connections, make_pictures, served
 
 from unseg.cli import main
 from unseg.page.session import Limits
@@ -31,24 +31,14 @@ pytestmark = pytest.mark.e2e
 
 BOX = {"boxes": [[30, 20, 70, 60]]}
 _NAMES = (
-    "files", "picture", "canvas", "mask_text", "psnr", "status", "compare", "download",
+    "files", "picture", "canvas", "layer", "mask_text", "psnr", "status", "compare", "download",
     "download_all",
 )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def asked() -> Iterator[list[str]]:
-    """Addresses that this process has connected to since the module began."""
-    found: list[str] = []
-    original = socket.socket.connect
-
-    def connect(self: socket.socket, address: Any) -> None:
-        if isinstance(address, tuple):
-            found.append(address[0])
-        original(self, address)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(socket.socket, "connect", connect)
+    with connections() as found:
         yield found
 
 
@@ -118,7 +108,7 @@ def test_a_click_becomes_a_mask_and_the_page_says_by_what(window, pictures):
     window.load(pictures["plain.png"])
     answer = window.mark("plain.png", {"points": [[60, 45, 1]]})
     assert "GrabCut made the mask" in answer["mask_text"]
-    assert json.loads(answer["canvas"])["mask"].startswith("data:image/png")
+    assert json.loads(answer["layer"])["mask"].startswith("data:image/png")
 
 
 def test_text_called_a_picture_is_refused_and_the_others_are_taken(window, pictures):

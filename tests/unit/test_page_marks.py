@@ -62,8 +62,8 @@ def test_marks_that_make_no_sense_are_refused_with_a_remedy(given):
         parse_marks(given, (60, 80))
 
 
-@pytest.mark.parametrize("text", ["[1]", "{", "7"])
-def test_a_message_that_is_no_json_object_is_refused(text):
+@pytest.mark.parametrize("text", ["[1]", "{", "7", '{"picture": "a.png"}', '{"marks": 7}'])
+def test_a_message_without_marks_is_refused(text):
     with pytest.raises(UserError, match="draw again"):
         parse_message(text)
 

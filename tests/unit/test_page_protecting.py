@@ -212,10 +212,19 @@ def test_marking_again_takes_an_old_result_away(tmp_path, pictures):
     marks = {"points": [[60, 45, 1]]}
     message = json.dumps({"picture": "plain.png", "serial": 1, "marks": marks})
     after = handlers.mark("a", message)
-    assert json.loads(after["canvas"])["serial"] == 1
-    assert json.loads(after["canvas"])["mask"].startswith("data:image/png")
+    assert json.loads(after["layer"])["serial"] == 1
+    assert json.loads(after["layer"])["mask"].startswith("data:image/png")
     assert not after["download"]["visible"]
     assert after["compare"] == "{}"
+
+
+def test_marks_that_a_click_on_the_button_overtook_are_protected(tmp_path, pictures):
+    handlers = Handlers(Sessions(tmp_path / "page", Limits()), protector(), lambda **change: change)
+    handlers.load("a", [str(pictures["plain.png"])])
+    message = json.dumps({"picture": "plain.png", "serial": 1, "marks": BOX.as_dict()})
+    done = handlers.protect("a", "plain.png", 8, 2, message)
+    assert "(15.6 % of the picture)" in done["status"]  # 41 x 41 of 90 x 120
+    assert handlers.mark("a", message)["download"]["visible"]
 
 
 def test_a_name_that_looks_like_markup_is_shown_as_text(tmp_path, pictures):

@@ -5,6 +5,7 @@ const picture = element.querySelector(".unseg-picture");
 const layer = element.querySelector(".unseg-layer");
 const canvas = element.querySelector("canvas");
 const hint = element.querySelector(".unseg-hint");
+const help = element.querySelector(".unseg-help");
 const size = element.querySelector(".unseg-brush input");
 const toolbar = element.querySelector(".unseg-tools");
 const brush = element.querySelector(".unseg-brush");
@@ -27,7 +28,7 @@ function clip(value, length) { return Math.min(Math.max(value, 0), length - 1); 
 function tidy(value) { return Math.round(value * 10) / 10; }
 
 function show(isThere) {
-  view.hidden = toolbar.hidden = hint.hidden = !isThere;
+  view.hidden = toolbar.hidden = help.hidden = !isThere;
   vacant.hidden = isThere;
 }
 
@@ -52,9 +53,11 @@ function send() {
   serial += 1;
   layer.classList.add("unseg-old");
   draw();
-  props.value = JSON.stringify({ picture: key, serial, marks });
+  tell();
   trigger("input");
 }
+
+function tell() { props.value = JSON.stringify({ picture: key, serial, marks }); }
 
 function add(kind, mark) {
   marks[kind].push(mark);
@@ -179,7 +182,6 @@ function draw() {
 function take() {
   let answer = null;
   try { answer = JSON.parse(props.value || "{}"); } catch (error) { return; }
-  if (answer.marks && !answer.image) return; // what was sent from here
   if (answer.image) {
     key = answer.picture; width = answer.width; height = answer.height; serial = 0;
     marks = answer.marks;
@@ -191,15 +193,19 @@ function take() {
     picture.src = answer.image;
     picture.alt = "Your picture " + key;
     show(true);
+    cover(answer);
+    tell(); // marks are read from here when the picture is protected, without the view
   } else if (answer.picture === null) {
     key = null; marks = empty(); order = []; show(false);
-  }
-  if (answer.picture === key && answer.serial === serial) {
-    layer.classList.remove("unseg-old");
-    layer.hidden = !answer.mask;
-    if (answer.mask) layer.src = answer.mask;
-  }
+  } // else it is what was sent from here
   draw();
+}
+
+function cover(answer) {
+  if (answer.picture !== key || answer.serial !== serial) return; // of older marks
+  layer.classList.remove("unseg-old");
+  layer.hidden = !answer.mask;
+  if (answer.mask) layer.src = answer.mask;
 }
 
 canvas.addEventListener("pointerdown", (event) => {
@@ -238,6 +244,7 @@ element.querySelector("[data-do=undo]").addEventListener("click", undo);
 element.querySelector("[data-do=clear]").addEventListener("click", clear);
 new ResizeObserver(draw).observe(canvas);
 picture.addEventListener("load", draw);
+element.addEventListener("unseg-mask", (event) => cover(event.detail));
 watch("value", take);
 choose(tool);
 take();

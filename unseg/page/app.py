@@ -19,14 +19,14 @@ from unseg.page.session import Limits, Sessions
 TITLE = "UnSeg: protect pictures"
 _INTRODUCTION = (
     "<h1>Protect your pictures</h1>"
-    "<p>Adds noise that is hard to see. Segmentation models that are <em>trained</em> on the "
+    "<p>Adds noise of a few grey levels. Segmentation models that are <em>trained</em> on the "
     "protected pictures learn less about the marked object. Everything stays on this computer.</p>"
     f"<details open><summary>What it does not do</summary><p>{WHAT_IT_DOES_NOT_DO}</p></details>"
 )
 _FONTS = ("system-ui", "sans-serif")
 _CACHE_SECONDS = 12 * 3600
 _OUTPUTS = (
-    "files", "picture", "canvas", "mask_text", "psnr", "status", "compare", "download",
+    "files", "picture", "canvas", "layer", "mask_text", "psnr", "status", "compare", "download",
     "download_all", "protect", "protect_all", "forget",
 )  # fmt: skip
 
@@ -185,6 +185,10 @@ def _layout(gr: Any, limits: Limits) -> dict[str, Any]:
                 elem_id="unseg-canvas",
                 padding=False,
             )
+            # A value of its own: an answer in the canvas's would replace marks not yet sent.
+            parts["layer"] = gr.HTML(
+                NO_PICTURE, js_on_load=asset("page_layer.js"), visible="hidden"
+            )
             parts["mask_text"] = html("", "unseg-text")
         with gr.Column(scale=3, min_width=300, elem_classes="unseg-side"):
             step(3, "Choose the strength")
@@ -243,6 +247,7 @@ def _wire(gr: Any, page: Any, parts: dict[str, Any], handlers: Handlers) -> None
             key: Any,
             epsilon: Any,
             epsilon_bg: Any,
+            message: Any,
             request: gr.Request,
             progress: Any = gr.Progress(),  # noqa: B008  (gradio looks for it there)
         ) -> dict[Any, Any]:
@@ -252,6 +257,7 @@ def _wire(gr: Any, page: Any, parts: dict[str, Any], handlers: Handlers) -> None
                     key,
                     epsilon,
                     epsilon_bg,
+                    message,
                     everything=everything,
                     on_progress=lambda done, total: progress((done, total), unit="pictures"),
                 )
@@ -299,7 +305,14 @@ def _wire(gr: Any, page: Any, parts: dict[str, Any], handlers: Handlers) -> None
         show_progress="hidden",
         **turn,
     )
-    parts["protect"].click(protecting(False), strength, outputs, api_name="protect", **turn)
-    parts["protect_all"].click(protecting(True), strength, outputs, api_name="protect_all", **turn)
+    for name, everything in (("protect", False), ("protect_all", True)):
+        parts[name].click(
+            protecting(everything),
+            [*strength, parts["canvas"]],
+            outputs,
+            api_name=name,
+            trigger_mode="once",
+            **turn,
+        )
     parts["forget"].click(of_window(handlers.forget), None, outputs, api_name="forget")
     page.unload(close)

@@ -27,7 +27,7 @@ from unseg.protect.picture import read_picture
 from unseg.utils.errors import UserError
 
 Values = dict[str, Any]
-NO_PICTURE = json.dumps({"picture": None})
+NO_PICTURE = json.dumps({"picture": None, "marks": {}})
 NO_RESULT = "{}"
 
 
@@ -94,14 +94,13 @@ class Handlers:
                 given = parse_message(message)
                 upload = session.upload(given.get("picture"))
                 answer = {"picture": upload.key, "serial": given.get("serial")}
-                upload.marks = parse_marks(given.get("marks") or {}, upload.size)
-                upload.entry = upload.output = None  # what was made of other marks
+                upload.take(parse_marks(given["marks"], upload.size))
                 sentence, answer["mask"] = self._mask(upload)
             except UserError as error:
                 # The drawing stays as it is, so that it can be put right.
-                return {"canvas": json.dumps(answer), "mask_text": status((), [str(error)])}
+                return {"layer": json.dumps(answer), "mask_text": status((), [str(error)])}
             return {
-                "canvas": json.dumps(answer),
+                "layer": json.dumps(answer),
                 "mask_text": status([sentence]),
                 **self._results(session, upload),
             }
@@ -129,15 +128,22 @@ class Handlers:
         key: str | None,
         epsilon: float,
         epsilon_bg: float,
+        message: str | None = None,
         *,
         everything: bool = False,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> Values:
-        """Protect the shown picture, or all of the window, and show the result."""
+        """Protect the shown picture, or all of the window, and show the result.
+
+        `message` is what `mark` takes: a click on the button can overtake the marks before it.
+        """
         session = self.sessions.of(window)
         with session.lock:
             try:
                 shown = session.upload(key)
+                given = parse_message(message) if message else {}
+                if given.get("picture") == shown.key:
+                    shown.take(parse_marks(given["marks"], shown.size))
                 uploads = list(session.uploads.values()) if everything else [shown]
                 done: list[str] = []
 

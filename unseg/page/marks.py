@@ -112,12 +112,12 @@ def parse_marks(given: Mapping[str, Any], size: tuple[int, int]) -> Marks:
 
 
 def parse_message(text: str | None) -> dict[str, Any]:
-    """A browser's JSON object; raises UserError for anything else."""
+    """A browser's JSON object with "marks" in it; raises UserError for anything else."""
     try:
         message = json.loads(text or "{}")
     except ValueError:
         message = None
-    if not isinstance(message, dict):
+    if not isinstance(message, dict) or not isinstance(message.get("marks"), dict):
         raise UserError("marks cannot be read; clear them and draw again")
     return message
 

@@ -80,6 +80,12 @@ class Upload:
         """As an image of a data set."""
         return Item(key=self.key, image_path=self.path, label=self.size)
 
+    def take(self, marks: Marks) -> None:
+        """New marks; what was made of other ones is forgotten."""
+        if marks != self.marks:
+            self.marks = marks
+            self.entry = self.output = None
+
 
 class Session:
     """One window's state; take `lock` to use it.
