@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import shutil
 import time
 import zipfile
@@ -12,8 +13,9 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
-from page_cases import KINDS, LOADED, check_archive, make_pictures, served
+from page_cases import KINDS, LOADED, check_archive, connections, make_pictures, served
 
+from unseg.page import handlers
 from unseg.protect.picture import read_picture
 
 pytest.importorskip("gradio", reason="gradio is missing: pip install -e .[demo]")
@@ -34,6 +36,23 @@ FLAGS = [
 ]
 WAIT = 90_000
 
+NAME = """e => (e.getAttribute("aria-label") || e.innerText ||
+    (e.labels && e.labels[0] ? e.labels[0].innerText : "")).trim()"""
+FOCUSED = f"({NAME})(document.activeElement)"
+CONTROLS = f"""() => [...document.querySelectorAll("button, input, canvas, summary, a[href]")]
+    .filter((e) => e.checkVisibility() && e.type !== "file")
+    .map((e) => {{
+        e.scrollIntoView({{ block: "center" }});
+        const frame = e.getBoundingClientRect();
+        const [x, y] = [frame.left + frame.width / 2, frame.top + frame.height / 2];
+        const hit = document.elementFromPoint(x, y);
+        return {{
+            name: ({NAME})(e), left: frame.left, right: frame.right,
+            is_hit: hit !== null && e.contains(hit),
+            is_cut: e.tagName === "BUTTON" && e.scrollWidth > e.clientWidth + 1,
+        }};
+    }})"""
+
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
@@ -47,8 +66,9 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory) -> Iterator[Any]:
-    with served(tmp_path_factory.mktemp("page") / "temporary") as server:
+    with connections() as asked, served(tmp_path_factory.mktemp("page") / "temporary") as server:
         yield server
+    assert all(ipaddress.ip_address(address).is_loopback for address in asked), asked
 
 
 @pytest.fixture(scope="module")
@@ -64,16 +84,20 @@ def open_window(browser, server) -> Iterator[Any]:
     def open_one(width: int = 1200, height: int = 900) -> Any:
         context = browser.new_context(viewport={"width": width, "height": height})
         contexts.append(context)
+        context.on("request", lambda request: asked.append(request.url))
         page = context.new_page()
         page.set_default_timeout(WAIT)
-        page.on("request", lambda request: asked.append(request.url))
+        page.on("websocket", lambda socket: asked.append(socket.url))
         page.goto(server.url)
-        page.wait_for_selector("input[type=file]", state="attached")
+        # The last script of the page to run: before it, nothing listens.
+        page.wait_for_function("document.querySelector('.unseg-hint')?.textContent")
+        page.get_by_role("button", name="Protect this picture").wait_for()
         return page
 
     yield open_one
     for context in contexts:
         context.close()
+    assert asked
     hosts = {urlsplit(url).hostname for url in asked if not url.startswith(("data:", "blob:"))}
     assert hosts == {"127.0.0.1"}
 
@@ -170,39 +194,111 @@ def test_every_kind_of_picture_is_protected_within_its_budget(open_window, pictu
     check_archive(archive, pictures, tmp_path / "all", budget=8)
 
 
-def test_everything_can_be_done_with_the_keyboard(open_window, pictures):
+def tab_to(page: Any, name: str) -> None:
+    """Press Tab until the control of that name is focused; nothing is focused from outside."""
+    passed = []
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        passed.append(page.evaluate(FOCUSED))
+        if passed[-1].startswith(name):
+            return
+    pytest.fail(f"Tab does not reach {name!r}; it passes {passed}")
+
+
+def keys(page: Any, *names: str) -> None:
+    for name in names:
+        page.keyboard.press(name)
+
+
+def test_everything_can_be_done_with_the_keyboard(open_window, pictures, tmp_path):
     page = open_window()
-    load(page, pictures["plain.png"])
+    tab_to(page, "Click to upload or drop files")
+    with page.expect_file_chooser() as chooser:
+        keys(page, "Enter")
+    chooser.value.set_files([str(pictures["plain.png"])])
     mask_text(page, "whole picture is protected")
-    page.get_by_role("button", name="Box", exact=True).press("Enter")
-    canvas = page.locator(".unseg-view canvas")
-    canvas.focus()
-    canvas.press("Enter")
-    for key in ["ArrowRight"] * 5 + ["ArrowDown"] * 5 + ["Enter"]:
-        canvas.press(key)
+    tab_to(page, "Box")
+    keys(page, "Enter")
+    tab_to(page, "Mark the object")
+    keys(page, "Enter", *["ArrowRight"] * 5, *["ArrowDown"] * 5, "Enter")
     mask_text(page, "the inside of your boxes: 2.")
-    canvas.press("Backspace")
+    keys(page, "Backspace")
     mask_text(page, "whole picture is protected")
-    page.get_by_role("button", name="Protect this picture").press("Enter")
-    page.get_by_text("Measured in the written file").wait_for()
-    line = page.locator("#unseg-compare input[type=range]")
-    line.focus()
-    line.press("ArrowLeft")
-    assert (
-        page.locator(".unseg-before").evaluate("e => e.style.clipPath") == "inset(0px 51% 0px 0px)"
-    )
+    keys(page, "Shift+Tab", "Shift+Tab", "Shift+Tab", "Shift+Tab", "Enter")  # back to the brush
+    tab_to(page, "Mark the object")
+    keys(page, "Enter", *["ArrowRight"] * 5, "Enter")
+    mask_text(page, "The mask is what you brushed")
+    tab_to(page, "range slider for Inside the mask")
+    keys(page, "ArrowRight")
+    tab_to(page, "Protect this picture")
+    keys(page, "Enter")
+    page.get_by_text("changed by at most 9 of 9 levels inside").wait_for()
+    tab_to(page, "Download this result")
+    with page.expect_download() as started:
+        keys(page, "Enter")
+    assert started.value.suggested_filename == "plain.png"
+    tab_to(page, "Compare")
+    keys(page, "ArrowLeft")
+    clip = page.locator(".unseg-before").evaluate("e => e.style.clipPath")
+    assert clip == "inset(0px 51% 0px 0px)"
 
 
-def test_a_narrow_window_needs_no_sideways_scrolling(open_window, pictures):
+def check_narrow(page: Any) -> set[str]:
+    """Nothing scrolls sideways, and every control is seen whole and can be hit; their names."""
+    assert page.evaluate("document.scrollingElement.scrollWidth") <= 400
+    controls = page.evaluate(CONTROLS)
+    for control in controls:
+        assert control["left"] >= 0, control
+        assert control["right"] <= 400, control
+        assert control["is_hit"], control
+        assert not control["is_cut"], control
+    return {control["name"] for control in controls}
+
+
+def test_every_control_is_reachable_in_a_narrow_window(open_window, pictures, tmp_path):
     page = open_window(width=400, height=800)
-    load(page, pictures["portrait.jpg"])
+    check_narrow(page)
+    long = tmp_path / f"{'a_long_name_' * 9}.jpg"
+    long.write_bytes(pictures["portrait.jpg"].read_bytes())
+    load(page, long, pictures["plain.png"])
     page.mouse.click(*at(page, 0.5, 0.5))
     mask_text(page, "made the mask from your points")
+    press(page, "Brush")
     protect(page)
     page.wait_for_selector(".unseg-after[src^=data]")
-    assert page.evaluate("document.scrollingElement.scrollWidth") <= 400
+    assert check_narrow(page) >= {
+        "Click to upload or drop files", "Shown picture", "Object", "Not object", "Box", "Brush",
+        "Eraser", "Size", "Undo", "Clear marks", "Protect this picture", "Protect all pictures",
+        "Download this result (PNG)", "Download all with manifest (zip)",
+        "Remove my pictures from the disk",
+    }  # fmt: skip
     box = page.locator(".unseg-view canvas").bounding_box()
     assert box["height"] > box["width"] > 180  # upright, as its EXIF tag says
+
+
+def test_marks_faster_than_the_server_are_all_taken(open_window, pictures, monkeypatch):
+    def slow(upload: Any) -> Any:
+        time.sleep(1)
+        return region_of(upload)
+
+    region_of = handlers.region_of
+    page = open_window()
+    load(page, pictures["plain.png"])
+    monkeypatch.setattr(handlers, "region_of", slow)
+    page.mouse.click(*at(page, 0.5, 0.5))
+    press(page, "Clear marks")
+    press(page, "Box")
+    drag(page, (0.25, 0.25), (0.4, 0.4), (0.6, 0.7))
+    press(page, "Brush")
+    drag(page, (0.6, 0.5), (0.8, 0.5))
+    mask_text(page, "the inside of your boxes, corrected by your brush")
+    page.wait_for_selector(".unseg-layer:not(.unseg-old)[src^=data]")
+
+
+def leftover(server: Any) -> list[Path]:
+    """Pictures, results and gradio's copies; it also leaves an empty file of every upload."""
+    files = [path for path in server.sessions.folder.rglob("*") if path.is_file()]
+    return [path for path in files if path.stat().st_size]
 
 
 def test_two_windows_do_not_mix_and_a_closed_one_leaves_nothing(
@@ -225,18 +321,31 @@ def test_two_windows_do_not_mix_and_a_closed_one_leaves_nothing(
         time.sleep(0.2)
     assert not gone.exists()
     assert folders - {gone} == set(server.sessions.folder.glob("window-*"))
+    second.context.close()
+    while any(files := leftover(server)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert files == []
 
 
-def test_a_real_photograph_goes_the_whole_way(open_window, real_data, tmp_path):
-    photographs = [p for p in real_data.rglob("*.jpg") if p.stat().st_size > 20_000]
-    assert photographs, f"no photograph below {real_data}"
-    photograph = min(photographs, key=lambda path: (path.stat().st_size, path))
+def test_real_pictures_go_the_whole_way(open_window, real_data, tmp_path):
+    """One of each set: of different sizes, kinds and file formats."""
+    found = {}
+    for path in sorted(real_data.glob("*/[iIJ]*/**/*.[jp]*g")):
+        found.setdefault(path.relative_to(real_data).parts[0], path)
+    photographs = list(found.values())[:4]
+    assert len(photographs) > 1, f"no photographs below {real_data}"
     page = open_window()
-    load(page, photograph)
+    load(page, *photographs)
     page.mouse.click(*at(page, 0.5, 0.5))
     mask_text(page, "made the mask from your points")
-    protect(page)
-    written = read_picture(download(page, "Download this result (PNG)", tmp_path))
-    clean = read_picture(photograph)
-    assert written.size == clean.size
-    assert 0 < np.abs(written.pixels.astype(int) - clean.pixels).max() <= 8
+    press(page, "Protect all pictures")
+    page.get_by_text("Measured in the written file").nth(len(photographs) - 1).wait_for()
+    archive = download(page, "Download all with manifest (zip)", tmp_path)
+    with zipfile.ZipFile(archive) as file:
+        file.extractall(tmp_path / "all")
+    for photograph in photographs:
+        clean = read_picture(photograph)
+        written = read_picture(tmp_path / "all" / f"{photograph.stem}.png")
+        assert (written.size, written.is_grey) == (clean.size, clean.is_grey), photograph
+        change = np.abs(written.pixels.astype(int) - clean.pixels)
+        assert 0 < change.max() <= 8 * (clean.max_value // 255), photograph
