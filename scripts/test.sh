@@ -8,7 +8,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/_venv.sh
-prepare_venv "[eval,dev]"
+prepare_venv "[eval,demo,dev]"
 
 # One test process a core, one thread each: more threads than cores wait for each other.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" MKL_NUM_THREADS="${MKL_NUM_THREADS:-1}"
