@@ -19,6 +19,8 @@ from unseg.utils.files import atomic_write, sha256_file
 
 INDEX = "index.json"
 ASSETS = Path(__file__).parent.parent / "assets"
+MODEL_FILES = ("model.safetensors", "pytorch_model.bin")
+"""Where a folder of transformers has its weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,10 +183,11 @@ class Layout:
         return self.run_dir / "cells" / f"{cell.name}-{key}"
 
     def _content(self, path: str | None) -> str | None:
-        """Checksum of a file or of a shipped generator; the name itself where there is none."""
+        """Checksum of a file, of a folder's weights or of a shipped generator; else the name."""
         if path is None:
             return None
-        for file in (Path(path), ASSETS / f"{path}.safetensors"):
+        shipped = ASSETS / f"{path}.safetensors"
+        for file in (Path(path), *(Path(path) / name for name in MODEL_FILES), shipped):
             if file.is_file():
                 if path not in self._files:
                     self._files[path] = sha256_file(file)

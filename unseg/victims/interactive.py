@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from unseg.losses import choose_points, mask_losses
 from unseg.victims.objects import ObjectVictim
+from unseg.victims.sam_names import is_official, renamed
 from unseg.victims.segments import Found, Frame, Target, mask_boxes
 
 _MAX_PROMPTS = 8
@@ -65,8 +66,20 @@ def build_sam_hq(*, tiny: bool, width: float, image_size: int) -> nn.Module:
     return SamHQModel(config)
 
 
+def _is_new(name: str) -> bool:
+    return any(part in name for part in NEW_PARTS)
+
+
 class SamHQ(ObjectVictim):
     """The mask of the high-quality token answers; Segment Anything's own three are not used."""
+
+    def translated(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Official files of SAM-HQ, or of Segment Anything; of this the new parts stay fresh."""
+        if not is_official(state):
+            return state
+        found = renamed(state)
+        fresh = {k: v for k, v in self.network.state_dict().items() if _is_new(k)}
+        return found if any(map(_is_new, found)) else {**found, **fresh}
 
     def loss(self, images: Tensor, targets: Sequence[Target]) -> Tensor:
         """BCE and Dice on sampled points of the masks that the true boxes ask for."""
@@ -108,8 +121,7 @@ class SamHQ(ObjectVictim):
 
     def _answer(self, images: Tensor, boxes: Sequence[Tensor]) -> list[Tensor]:
         """Logits (K, h, w) of the mask for each box (K, 4), of every picture."""
-        network: Any = self.network
-        side = network.config.vision_config.image_size
+        side = self.network.config.vision_config.image_size
         height, width = images.shape[-2:]
         pixels = (images - self.mean) / self.std
         if (height, width) != (side, side):
@@ -120,7 +132,44 @@ class SamHQ(ObjectVictim):
         inclusive = pixels.new_tensor([0, 0, 1, 1])
         for row, own in zip(prompts, boxes, strict=True):
             row[: len(own)] = own * scale - inclusive
-        output = network(
-            pixel_values=pixels, input_boxes=prompts, multimask_output=False, hq_token_only=True
+        return [m[: len(own)] for m, own in zip(self._masks(pixels, prompts), boxes, strict=True)]
+
+    def _masks(self, pixels: Tensor, boxes: Tensor) -> Tensor:
+        """Logits (B, K, h, w) of the high-quality token's mask, for boxes (B, K, 4).
+
+        Joins the library's parts as the paper does: its own decoder (transformers 5.23) takes the
+        picture as it was before the transformer, with rows and columns exchanged.
+        """
+        network: Any = self.network
+        decoder = network.mask_decoder
+        encoded = network.vision_encoder(pixels)
+        picture, early = encoded.last_hidden_state, encoded.intermediate_embeddings[0]
+        features = _refined(decoder, "encoder", picture)
+        features = features + _refined(decoder, "compress_vit", early.permute(0, 3, 1, 2))
+
+        sparse, dense = network.prompt_encoder(
+            input_points=None, input_labels=None, input_boxes=boxes, input_masks=None
         )
-        return [m[: len(own), 0] for m, own in zip(output.pred_masks, boxes, strict=True)]
+        batch, count = sparse.shape[:2]
+        own = (decoder.iou_token.weight, decoder.mask_tokens.weight, decoder.hq_token.weight)
+        tokens = torch.cat([torch.cat(own).expand(batch, count, -1, -1), sparse], dim=2)
+        answers, seen = decoder.transformer(
+            point_embeddings=tokens.flatten(0, 1)[:, None],
+            image_embeddings=(picture + dense).repeat_interleave(count, 0),
+            image_positional_embeddings=network.get_image_wide_positional_embeddings(),
+            attention_similarity=None,
+        )
+        seen = seen[:, 0].transpose(1, 2).unflatten(2, picture.shape[-2:])
+        fine = decoder.activation(decoder.upscale_layer_norm(decoder.upscale_conv1(seen)))
+        fine = decoder.activation(decoder.upscale_conv2(fine))
+        fine = _refined(decoder, "mask", fine) + features.repeat_interleave(count, 0)
+        kernels = decoder.hq_mask_mlp(answers[:, 0, len(torch.cat(own)) - 1])
+        return torch.einsum("nc,nchw->nhw", kernels, fine).unflatten(0, (batch, count))
+
+
+def _refined(decoder: Any, branch: str, features: Tensor) -> Tensor:
+    """Features (B, C', h, w) of one of the branches that SAM-HQ adds, named by its layers."""
+    first, norm, last = (
+        getattr(decoder, f"{branch}_{part}") for part in ("conv1", "norm", "conv2")
+    )
+    return last(decoder.activation(norm(first(features))))

@@ -33,6 +33,10 @@ class Victim(nn.Module):
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
 
+    def translated(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors of a file, under the network's names where the file has official ones."""
+        return state
+
     def prepare(self, image: Tensor) -> Tensor:
         """Pictures (B, 3, H, W) in [0, 1], normalised and padded to what the network divides by."""
         height, width = image.shape[-2:]

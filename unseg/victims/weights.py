@@ -9,8 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from unseg.utils.errors import UserError
+from unseg.victims.cells import MODEL_FILES
 from unseg.victims.networks import Victim
 
+_ENCODERS = (
+    "encoder",
+    "features",
+    "segformer",
+    "backbone.body",  # torchvision's detectors
+    "model.pixel_level_module.encoder",  # Mask2Former
+    "model.backbone.model",  # detectors of transformers
+)
 _CONTAINERS = ("state_dict", "model", "victim")
 
 
@@ -26,7 +35,7 @@ def load_weights(victim: Victim, path: str | Path) -> str:
     Raises:
         UserError: unreadable, or no part fits.
     """
-    state = read_state_dict(path)
+    state = victim.translated(read_state_dict(path))
     reasons = []
     for name, part in _parts(victim):
         own = part.state_dict()
@@ -47,20 +56,26 @@ def load_weights(victim: Victim, path: str | Path) -> str:
 
 def _parts(victim: Victim) -> list[tuple[str, nn.Module]]:
     parts: list[tuple[str, nn.Module]] = [("victim", victim), ("network", victim.network)]
-    for name in ("encoder", "features", "segformer"):
-        part = getattr(victim.network, name, None)
-        if isinstance(part, nn.Module):
-            parts.append((name, part))
+    for name in _ENCODERS:
+        try:
+            parts.append((name, victim.network.get_submodule(name)))
+        except AttributeError:
+            continue
     return parts
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """Tensors of a .safetensors or torch file; never runs code stored in it.
+    """Tensors of a .safetensors or torch file, or of a folder of transformers with one of either.
+
+    Never runs code that is stored in it.
 
     Raises:
         UserError: absent, unreadable, or not a dictionary of tensors.
     """
     path = Path(path)
+    if path.is_dir():
+        files = (path / name for name in MODEL_FILES)
+        path = next((file for file in files if file.is_file()), path)
     if not path.is_file():
         raise UserError(f"{path}: no such weights file")
     try:
