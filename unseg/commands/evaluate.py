@@ -4,6 +4,8 @@
     unseg evaluate configs/evaluate/kvasir_unet.yaml run_dir=work_dirs/evaluate/kvasir
     torchrun --nproc-per-node 8 -m unseg.cli evaluate configs/evaluate/...   # one cell a GPU
 
+    unseg evaluate CONFIG dry_run=true    # what it would cost, and what data and weights it lacks
+
 The same command again goes on where it was stopped; several processes, also on several machines
 with one file system, may run it at once. Exit code 1: some cells failed (their reason stands in
 `cells/NAME/failure.txt`); they are tried again next time.
@@ -33,9 +35,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = config_command(argv, EvaluateConfig, prog="unseg evaluate", doc=__doc__)
     if config is None:
         return EXIT_DONE
-    from unseg.victims.grid import check_grid, run_grid
+    from unseg.victims.grid import run_grid
+    from unseg.victims.plan import check_grid, plan_lines
     from unseg.victims.report import summary_lines, write_report
 
+    if config.dry_run:
+        print("\n".join(plan_lines(config)))
+        return EXIT_DONE
     check_grid(config)
     # Ranks share the grid through its folder alone: no process group, nothing to wait for.
     rank = int(os.environ.get("RANK", "0"))

@@ -253,6 +253,10 @@ class EvaluateConfig:
     """Folder of the protected sets, which several grids may share; None: `run_dir`/cache."""
     title: str = "Evaluation"
     """Heading of the report."""
+    dry_run: bool = False
+    """Say what the grid would cost and what data and weights are missing, and stop."""
+    expected_gpu_hours: float | None = bounded(None, low=0)
+    """What the whole grid is expected to cost, for the dry run; the hardware is the comment's."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     num_threads: int = bounded(0, low=0)

@@ -10,7 +10,6 @@ import json
 import logging
 import time
 import traceback
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,10 +25,9 @@ from unseg.utils.distributed import pick_device
 from unseg.utils.errors import UserError
 from unseg.utils.files import atomic_write, atomic_write_bytes
 from unseg.victims.cells import Cell, Layout, expand, locked
-from unseg.victims.defences import parse_defence
 from unseg.victims.jobs import RESULT, TensorCache, run_cell
-from unseg.victims.models import ARCHITECTURES
 from unseg.victims.pictures import SPLITS, make_pictures, split_config
+from unseg.victims.plan import check_grid
 
 _log = logging.getLogger(__name__)
 FAILURE = "failure.txt"
@@ -47,46 +45,6 @@ class Outcome:
 
     done: int = 0
     failed: dict[str, str] = field(default_factory=dict)
-
-
-def check_grid(config: EvaluateConfig) -> None:
-    """Faults that would stop every cell of a kind, before any work.
-
-    Raises:
-        UserError: an unknown defence, victim or method, or files that are not there.
-    """
-    problems = [*_choice_problems(config), *_file_problems(config)]
-    if problems:
-        raise UserError("\n".join(dict.fromkeys(problems)))
-
-
-def _choice_problems(config: EvaluateConfig) -> Iterator[str]:
-    for defence in dict.fromkeys(d for block in config.grid for d in block.defences):
-        try:
-            parse_defence(defence)
-        except UserError as error:
-            yield str(error)
-    for name, victim in config.victims.items():
-        if victim.arch not in ARCHITECTURES:
-            known = ", ".join(ARCHITECTURES)
-            yield f"victims.{name}.arch={victim.arch}: unknown; known are {known}"
-
-
-def _file_problems(config: EvaluateConfig) -> Iterator[str]:
-    for name, victim in config.victims.items():
-        if victim.weights_path is not None and not Path(victim.weights_path).is_file():
-            yield f"victims.{name}.weights_path={victim.weights_path}: no such file"
-    folders = {}
-    for name, data in config.data.items():
-        for split in SPLITS:
-            dataset: DatasetConfig | None = getattr(data, split)
-            folders[f"data.{name}.{split}.root"] = None if dataset is None else dataset.root
-    for name, method in config.methods.items():
-        folders[f"methods.{name}.train_root"] = method.train_root
-        folders[f"methods.{name}.test_root"] = method.test_root
-    for key, root in folders.items():
-        if root is not None and not Path(root).is_dir():
-            yield f"{key}={root}: no such folder"
 
 
 def run_grid(config: EvaluateConfig) -> Outcome:

@@ -12,6 +12,7 @@ from unseg.config.evaluate import CLEAN, EvaluateConfig
 from unseg.utils.errors import UserError
 from unseg.victims import figures
 from unseg.victims.cells import Cell, Layout, expand
+from unseg.victims.further import further_section
 from unseg.victims.jobs import EXAMPLES, protected_root
 from unseg.victims.mixtures import mixture_section
 from unseg.victims.parts import (
@@ -59,6 +60,7 @@ def sections(config: EvaluateConfig) -> Iterator[Section]:
             parts.append(Text(f"{data} ({of_data[0].metric})", "heading"))
             parts.append(_score_table(of_data, config))
     yield Section("Scores on clean test pictures", parts)
+    yield from further_section(rows, config)
     yield from _published_section(rows, config)
     yield from mixture_section(rows, config)
     yield from _change_section(config)

@@ -83,7 +83,8 @@ class Row:
         best: of the epoch that is best on the clean test itself: the attacker's luck.
         last: of the last epoch.
         protected_test: score of the selected epoch on protected test pictures.
-        boundary: boundary IoU of the selected epoch (foreground only).
+        boundary: boundary IoU of the selected epoch, where the task has one.
+        further: every other score of that epoch on the clean test, by name.
         epochs: the selected epochs.
         curve: (epoch, mean clean-test score).
         clean: score of the clean twin.
@@ -101,6 +102,7 @@ class Row:
     last: Spread | None = None
     protected_test: Spread | None = None
     boundary: Spread | None = None
+    further: dict[str, Spread] = field(default_factory=dict)
     epochs: list[int] = field(default_factory=list)
     curve: list[tuple[int, float]] = field(default_factory=list)
     clean: Spread | None = None
@@ -159,6 +161,11 @@ def _row(key: Key, results: list[Result], expected: int) -> Row:
     row.last = spread(lambda s: s["last"]["clean_test"]["score"])
     row.protected_test = spread(lambda s: s["selected"].get("protected_test", {}).get("score"))
     row.boundary = spread(lambda s: s["selected"]["clean_test"].get("boundary_iou"))
+    selected = [result["scores"]["selected"]["clean_test"] for result in results]
+    for name in selected[0]:
+        value = Spread.of([float(scores[name]) for scores in selected if name in scores])
+        if name not in ("score", "boundary_iou") and value is not None:
+            row.further[name] = value
     row.epochs = [int(result["scores"]["selected"]["epoch"]) for result in results]
     row.curve = _mean_curve(result["curve"] for result in results)
     return row
