@@ -41,7 +41,7 @@ class VictimContract:
         torch.manual_seed(0)
         images, labels = four_scenes(self.side)
         victim = build_victim(self.arch, num_classes=2, tiny=True)
-        optimizer = torch.optim.Adam(victim.parameters(), self.lr)
+        optimizer = torch.optim.Adam(victim.parameters(), self.lr, fused=True)
         best = 0.0
         for step in range(self.max_steps):
             logits = victim(images)
