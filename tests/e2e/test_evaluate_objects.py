@@ -120,7 +120,7 @@ def test_every_table_of_the_paper_has_a_configuration() -> None:
     names = {path.stem.removeprefix("paper_") for path in PAPER}
     assert names == {
         "voc", "ade20k", "coco", "cityscapes", "interactive", "remote", "medical", "detection",
-        "defences", "mixtures",
+        "defences", "mixtures", "prompts",
     }  # fmt: skip
 
 
@@ -134,6 +134,7 @@ def test_a_table_of_the_paper_dry_runs_without_its_data(
     assert "expected GPU hours: not stated" not in printed
     assert "expected GPU hours: " in printed
     assert "missing: data." in printed
+    assert "missing: methods.unseg.generator=weight_dir/" in printed
     published = yaml.safe_load(path.read_text()).get("published", [])
     # The paper shows two of its results as bars without numbers.
     if path.stem not in ("paper_interactive", "paper_remote"):

@@ -121,7 +121,8 @@ class SamHQ(ObjectVictim):
 
     def _answer(self, images: Tensor, boxes: Sequence[Tensor]) -> list[Tensor]:
         """Logits (K, h, w) of the mask for each box (K, 4), of every picture."""
-        side = self.network.config.vision_config.image_size
+        config: Any = self.network.config
+        side = config.vision_config.image_size
         height, width = images.shape[-2:]
         pixels = (images - self.mean) / self.std
         if (height, width) != (side, side):
