@@ -116,14 +116,15 @@ def connections() -> Iterator[list[str]]:
 
 
 @contextlib.contextmanager
-def served(folder: Path, limits: Limits | None = None) -> Iterator[Any]:
+def served(folder: Path, limits: Limits | None = None, generator: Any = None) -> Iterator[Any]:
     """The page on a free port of 127.0.0.1, with gradio's files below `folder`."""
     from unseg.page.app import serve
 
     wanted = {"GRADIO_TEMP_DIR": str(folder), "GRADIO_ANALYTICS_ENABLED": "False"}
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
-    server = serve(saturated_generator(), device=torch.device("cpu"), folder=folder, limits=limits)
+    generator = generator or saturated_generator()
+    server = serve(generator, device=torch.device("cpu"), folder=folder, limits=limits)
     try:
         yield server
     finally:
