@@ -23,6 +23,7 @@ from generate_cases import save_generator
 from page_cases import KINDS, LOADED, check_archive, connections, make_pictures, served
 
 from unseg.cli import main
+from unseg.models import weights
 from unseg.page.session import Limits
 from unseg.protect.picture import read_picture
 
@@ -172,10 +173,10 @@ def test_the_page_names_no_other_server(server):
 
 def test_the_command_serves_loopback_and_cleans_up_when_stopped(tmp_path):
     port = _free_port()
-    weights = save_generator(tmp_path / "generator.safetensors")
+    generator = save_generator(tmp_path / "generator.safetensors")
     temporary = tmp_path / "temporary"
     temporary.mkdir()
-    call = ["--generator", str(weights), "--device", "cpu", "--port", str(port), "--no-browser"]
+    call = ["--generator", str(generator), "--device", "cpu", "--port", str(port), "--no-browser"]
     process = subprocess.Popen(
         [sys.executable, "-m", "unseg.cli", "demo", *call],
         env=os.environ | {"TMPDIR": str(temporary)},
@@ -236,6 +237,15 @@ def test_a_bad_call_of_the_command_ends_with_one_line_and_code_2(call, words, ca
     error = capsys.readouterr().err
     assert words in error
     assert "Traceback" not in error
+
+
+def test_an_installation_without_the_default_generator_says_what_to_give(
+    monkeypatch, tmp_path, capsys
+):
+    monkeypatch.setattr(weights, "embedded_path", lambda name: tmp_path / f"{name}.safetensors")
+    assert main(["demo", "--no-browser", "--port", str(_free_port())]) == 2
+    error = capsys.readouterr().err
+    assert "--generator: weights 'default' do not come with this installation; give a" in error
 
 
 def test_a_taken_port_is_named(capsys):

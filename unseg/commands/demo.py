@@ -37,7 +37,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     from unseg.utils.distributed import pick_device
 
     device = pick_device(options.device)
-    generator = load_generator(options.generator, options.device)
+    try:
+        generator = load_generator(options.generator, options.device)
+    except UserError as error:
+        raise UserError(f"--generator: {error}") from None
     # Ended by a service manager as by Ctrl+C: with the temporary files removed.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     folder = Path(tempfile.mkdtemp(prefix="unseg-demo-"))
