@@ -80,9 +80,16 @@ class Window:
         return self.call("mark", json.dumps({"picture": key, "serial": 1, "marks": marks}))
 
 
+@pytest.fixture(scope="module")
+def client_window(server, tmp_path_factory) -> Window:
+    return Window(server.url, tmp_path_factory.mktemp("downloads"))
+
+
 @pytest.fixture
-def window(server, tmp_path) -> Window:
-    return Window(server.url, tmp_path / "downloads")
+def window(client_window) -> Window:
+    """A window of its own: a new session of one client, which is slow to make."""
+    client_window.client.reset_session()
+    return client_window
 
 
 def test_pictures_are_loaded_marked_protected_and_downloaded(window, pictures, tmp_path):
