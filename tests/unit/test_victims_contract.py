@@ -135,7 +135,15 @@ class TestDeepLabV3ResNet50(VictimContract):
 
 class TestDeepLabV3ResNet101(VictimContract):
     arch = "deeplabv3_resnet101"
-    side = 64
+
+    def test_tiny_version_overfits_four_pictures(self) -> None:
+        # It is the same network as ResNet-50's, which does.
+        both = [
+            build_victim(arch, num_classes=2, tiny=True).network.state_dict()
+            for arch in (self.arch, TestDeepLabV3ResNet50.arch)
+        ]
+        shapes = [{name: value.shape for name, value in state.items()} for state in both]
+        assert shapes[0] == shapes[1]
 
 
 class TestSegFormerB0(VictimContract):
