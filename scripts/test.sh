@@ -10,9 +10,10 @@ cd "$(dirname "$0")/.."
 source scripts/_venv.sh
 prepare_venv "[eval,demo,dev]"
 
-# One test process a core, one thread each: more threads than cores wait for each other.
+# One test process a core, one thread each: more threads than cores wait for each other. (nproc
+# answers OMP_NUM_THREADS where that is set.)
+processes="${UNSEG_TEST_PROCESSES:-$(env -u OMP_NUM_THREADS nproc)}"
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" MKL_NUM_THREADS="${MKL_NUM_THREADS:-1}"
-processes="${UNSEG_TEST_PROCESSES:-$(nproc)}"
 # Downloads hidden in a library would make the tests depend on the network.
 export HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1
 
