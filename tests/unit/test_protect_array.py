@@ -107,13 +107,10 @@ def test_generators_load_by_path_and_a_missing_one_names_the_options(tmp_path):
         unseg.load_generator(tmp_path / "none.pth", device="cpu")
 
 
-def test_without_an_embedded_generator_the_error_names_the_options():
-    from unseg.models.weights import embedded_path
-
-    if embedded_path("default").is_file():
-        pytest.skip("the default generator is shipped with this version")
-    with pytest.raises(UserError, match=r"default.*Generator_\*\.pth.*checkpoint.*safetensors"):
-        unseg.load_generator()
+def test_the_embedded_generator_is_taken_when_none_is_named():
+    given, default = (unseg.load_generator(*names, device="cpu") for names in (["default"], []))
+    wanted = given.state_dict()
+    assert all(torch.equal(value, wanted[name]) for name, value in default.state_dict().items())
 
 
 def test_unseg_protect_stays_callable_when_its_modules_are_imported():

@@ -9,6 +9,7 @@ from unseg.noise import upsample_noise
 from unseg.protect.compose import fraction_note, limits, measure, protected_pixels
 from unseg.protect.forward import NoiseMaker, Row, model_frame
 from unseg.protect.methods import METHODS, MethodOptions, build_method, full_size_noise
+from unseg.protect.methods.error_minimising import ErrorMinimising
 from unseg.protect.picture import Picture
 from unseg.protect.region import model_prompts
 
@@ -21,9 +22,12 @@ def protected_by(name, *, key="a", channels=3, dtype=np.uint8, noise=None, **opt
     pixels = image if dtype == np.uint8 else image.astype(np.uint16) * 257 + 5
     region = make_mask(*SIZE) > 0
     method = build_method(name, MethodOptions(grid=16, **options))
-    if noise is None and method.noise_from != "none":
-        noise = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
-        noise = torch.tanh(5 * noise)
+    saturated = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    saturated = torch.tanh(5 * saturated)
+    if isinstance(method, ErrorMinimising):  # as if it had learnt this
+        method.noises[key] = saturated[0]
+    elif noise is None and method.noise_from != "none":
+        noise = saturated
     picture = Picture(pixels=pixels)
     result = protected_pixels(
         picture, key=key, region=region, method=method, noise=noise, device=CPU
