@@ -20,4 +20,5 @@ export HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/mypy
-.venv/bin/python -m pytest -n "$processes" --dist loadscope "$@"
+# In the order of the folders: the long end-to-end tests come before the many short ones.
+.venv/bin/python -m pytest -n "$processes" --dist loadscope --no-loadscope-reorder "$@"
