@@ -52,7 +52,7 @@ CHECKPOINT_FORMAT = "unseg-checkpoint"
 
 EMBEDDED = {
     "default": "small generator for any picture",
-    "robust": "the same, trained to survive recompression and resizing",
+    "robust": "the same with grey noise, trained through JPEG and blur; for smooth pictures",
 }
 """Weights that can come with the package, by name."""
 
