@@ -29,7 +29,7 @@ prepare_venv() {
     stamp=".venv/installed$(printf '%s' "$extras" | tr -c 'a-z\n' '-')"
     if ! sha256sum --status -c "$stamp" 2>/dev/null; then
         echo "installing unseg$extras into .venv (several GB on the first run) ..."
-        .venv/bin/python -m pip install --quiet --disable-pip-version-check -e ".$extras"
+        .venv/bin/python -m pip install --quiet --no-compile --disable-pip-version-check -e ".$extras"
         sha256sum pyproject.toml >"$stamp"
     fi
 }
