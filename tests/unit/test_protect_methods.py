@@ -81,6 +81,19 @@ def test_random_signs_change_with_the_image_and_fixed_signs_do_not():
     assert np.array_equal(change("fixed_sign", "a"), change("fixed_sign", "b"))
 
 
+def test_tiled_signs_repeat_one_tile_over_the_grid_and_over_the_set():
+    method = build_method("tiled_sign", MethodOptions(grid=10, tile=4))
+    signs = method.signs("a")
+    assert signs.shape == (1, 3, 10, 10)
+    assert set(signs.unique().tolist()) == {-1.0, 1.0}
+    assert torch.equal(signs, method.signs("b"))
+    for y in range(10):
+        for x in range(10):
+            assert torch.equal(signs[..., y, x], signs[..., y % 4, x % 4])
+    other = build_method("tiled_sign", MethodOptions(grid=10, tile=4, seed=43)).signs("a")
+    assert not torch.equal(signs, other)
+
+
 def test_luma_signs_are_the_same_in_all_colours():
     for channels, is_grey in (("luma", True), ("rgb", False)):
         signs = build_method("random_sign", MethodOptions(grid=8, channels=channels)).signs("a")

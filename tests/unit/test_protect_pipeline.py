@@ -220,7 +220,9 @@ def test_instances_get_prompts_of_their_own(tmp_path):
     assert share == pytest.approx(64 / 480, abs=1e-5)
 
 
-@pytest.mark.parametrize("method", ["random_sign", "fixed_sign", "flat", "shuffled", "jpeg_only"])
+@pytest.mark.parametrize(
+    "method", ["random_sign", "fixed_sign", "tiled_sign", "flat", "shuffled", "jpeg_only"]
+)
 def test_the_controls_run_through_the_same_pipeline(tmp_path, method):
     root, out = make_set(tmp_path / "in", 3), tmp_path / "out"
     summary = protect_set(root, out, f"method={method}", "output.quality=60")

@@ -17,9 +17,6 @@ CLEAN = "clean"
 FOLDER = "folder"
 """The method that takes pictures protected before, from `train_root` and `test_root`."""
 
-SIGN_METHODS = ("random_sign", "fixed_sign")
-"""Methods that need no generator where `noise.grid` is among their options."""
-
 DENSE_TASKS = ("foreground", "semantic")
 """Tasks whose label is a map of classes; the others know objects."""
 

@@ -13,6 +13,7 @@ MethodName = Literal[
     "unseg",
     "random_sign",
     "fixed_sign",
+    "tiled_sign",
     "flat",
     "shuffled",
     "jpeg_only",
@@ -21,6 +22,8 @@ MethodName = Literal[
     "cuda",
     "em",
 ]
+SIGN_METHODS = ("random_sign", "fixed_sign", "tiled_sign")
+"""Methods that draw signs on a grid; they need no generator where `noise.grid` is set."""
 CLASS_METHODS = ("synper", "ar", "cuda")
 """Methods that go by the classes of the label map and have no bound on a pixel's change."""
 PromptKind = Literal["mask", "box", "points", "whole"]
@@ -49,9 +52,11 @@ class NoiseConfig:
     epsilon_bg: float = bounded(2.0, low=0, high=255)
     """Bound outside of the region, in 8-bit grey levels."""
     grid: int | None = bounded(None, low=1, high=4096)
-    """Side of the grid of random_sign and fixed_sign; None: the generator's noise grid."""
+    """Side of the grid of the sign methods; None: the generator's noise grid."""
+    tile: int = bounded(4, low=1, high=4096)
+    """Side of the piece that tiled_sign repeats, in cells of the grid."""
     channels: Literal["rgb", "luma"] | None = None
-    """Colour or grey signs of random_sign and fixed_sign; None: as the generator, else rgb."""
+    """Colour or grey signs of the sign methods; None: as the generator, else rgb."""
     psnr: float | None = bounded(None, low=5, high=100)
     """PSNR in dB that synper, ar and cuda are brought to on every image; None: their own budgets.
     cuda, which is interpolated towards the clean image, is never made stronger than it is."""
@@ -187,11 +192,12 @@ class GenerateConfig:
     output: OutputConfig
     """What is written, and where."""
     method: MethodName = "unseg"
-    """unseg, or a control: random_sign (new signs per image), fixed_sign (one field of signs), flat
-    (the inner budget everywhere), shuffled (noise made for another image), jpeg_only (no noise); or
-    a training-free method with a pattern for each class of the label map, background included:
-    synper (linearly separable patches), ar (autoregressive fields), cuda (3x3 filters); or em:
-    noise learnt for the whole list against a small surrogate, for small sets."""
+    """unseg, or a control: random_sign (new signs per image), fixed_sign (one field of signs),
+    tiled_sign (a small tile of signs, repeated), flat (the inner budget everywhere), shuffled
+    (noise made for another image), jpeg_only (no noise); or a training-free method with a pattern
+    for each class of the label map, background included: synper (linearly separable patches), ar
+    (autoregressive fields), cuda (3x3 filters); or em: noise learnt for the whole list against a
+    small surrogate, for small sets."""
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
     """Which frozen generator makes the noise."""
     noise: NoiseConfig = field(default_factory=NoiseConfig)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 import unseg
-from unseg.config.generate import CLASS_METHODS, GenerateConfig
+from unseg.config.generate import CLASS_METHODS, SIGN_METHODS, GenerateConfig
 from unseg.config.load import to_dict
 from unseg.data.annotations import AnnotationSource, Item, build_source
 from unseg.models.weights import load_generator, resolve_weights
@@ -148,7 +148,7 @@ def _generator(
     """The generator and its file's checksum, where the method or its grid needs one."""
     if generator is not None:
         return generator, None
-    is_control = config.method in ("random_sign", "fixed_sign")
+    is_control = config.method in SIGN_METHODS
     needs_none = config.method in ("jpeg_only", "em", *CLASS_METHODS)
     if needs_none or (is_control and config.noise.grid is not None):
         return None, None
@@ -168,6 +168,7 @@ def _method_options(config: GenerateConfig, model: Any) -> MethodOptions:
         epsilon=noise.epsilon,
         epsilon_bg=noise.epsilon_bg,
         seed=config.run.seed,
+        tile=noise.tile,
         grid=noise.grid or int(getattr(model, "noise_size", DEFAULT_GRID)),
         channels=noise.channels or ("rgb" if model is None else model.noise_channels),
         quality=config.output.quality,
@@ -197,7 +198,9 @@ def _settings(
         "output.layout": config.output.layout,
         "output.keep_suffix": config.output.keep_suffix,
     }
-    if config.method in ("random_sign", "fixed_sign"):
+    if config.method == "tiled_sign":
+        values |= {"noise.tile": options.tile}
+    if config.method in SIGN_METHODS:
         values |= {"noise.grid": options.grid, "noise.channels": options.channels}
     if config.method in CLASS_METHODS:
         noise = config.noise

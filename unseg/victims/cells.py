@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from unseg.config.evaluate import CLEAN, DENSE_TASKS, SIGN_METHODS, EvaluateConfig, MethodConfig
-from unseg.config.generate import CLASS_METHODS
+from unseg.config.evaluate import CLEAN, DENSE_TASKS, EvaluateConfig, MethodConfig
+from unseg.config.generate import CLASS_METHODS, SIGN_METHODS
 from unseg.config.load import to_dict
 from unseg.utils.files import atomic_write, sha256_file
 

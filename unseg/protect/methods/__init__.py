@@ -14,7 +14,7 @@ from unseg.protect.methods.codec import JpegOnly
 from unseg.protect.methods.convolutional import Convolutional
 from unseg.protect.methods.error_minimising import ErrorMinimising
 from unseg.protect.methods.generated import Flat, Shuffled, UnSeg, full_size_noise
-from unseg.protect.methods.signs import FixedSign, RandomSign
+from unseg.protect.methods.signs import FixedSign, RandomSign, TiledSign
 from unseg.protect.methods.synper import LinearSeparable
 
 __all__ = [
@@ -32,6 +32,7 @@ METHODS: dict[str, Callable[[MethodOptions], Method]] = {
     "unseg": UnSeg,
     "random_sign": RandomSign,
     "fixed_sign": FixedSign,
+    "tiled_sign": TiledSign,
     "flat": Flat,
     "shuffled": Shuffled,
     "jpeg_only": JpegOnly,

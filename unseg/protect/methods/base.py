@@ -51,6 +51,7 @@ class MethodOptions:
         epsilon_bg: bound outside.
         seed: of all randomness.
         grid: side of the noise grid of the sign methods.
+        tile: side of the piece that `tiled_sign` repeats, in cells of the grid.
         channels: colour or grey signs.
         quality: JPEG quality of `jpeg_only`.
         psnr: in dB, what methods without a bound are brought to; None: their own budget.
@@ -61,6 +62,7 @@ class MethodOptions:
     epsilon_bg: float = 2
     seed: int = 42
     grid: int = 256
+    tile: int = 4
     channels: Literal["rgb", "luma"] = "rgb"
     quality: int = 95
     psnr: float | None = None

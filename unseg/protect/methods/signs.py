@@ -31,10 +31,12 @@ class RandomSign(UnSeg):
         return self._draw("random_sign", key)
 
     def _draw(self, *purpose: str) -> Tensor:
+        return self._signs(self.options.grid, *purpose)
+
+    def _signs(self, side: int, *purpose: str) -> Tensor:
         count = 1 if self.options.channels == "luma" else 3
-        shape = (1, count, self.options.grid, self.options.grid)
         rng = torch_generator(self.options.seed, *purpose)
-        signs = torch.randint(0, 2, shape, generator=rng) * 2.0 - 1
+        signs = torch.randint(0, 2, (1, count, side, side), generator=rng) * 2.0 - 1
         return signs.expand(1, 3, -1, -1)
 
 
@@ -45,3 +47,19 @@ class FixedSign(RandomSign):
         """The same for every key."""
         del key
         return self._draw("fixed_sign")
+
+
+class TiledSign(RandomSign):
+    """One small tile of signs, repeated over the grid, for all images.
+
+    The control of what upsampling alone does: a decoder that makes noise from coarse tokens by
+    strided convolutions repeats itself every few cells before it has learnt anything, and a
+    pattern that repeats is what a convolution learns first.
+    """
+
+    def signs(self, key: str) -> Tensor:
+        """The same for every key; the last tile of a row or column may be cut."""
+        del key
+        grid, tile = self.options.grid, self.options.tile
+        repeats = -(-grid // tile)
+        return self._signs(tile, "tiled_sign").repeat(1, 1, repeats, repeats)[..., :grid, :grid]
