@@ -54,14 +54,17 @@ class NoiseConfig:
     grid: int | None = bounded(None, low=1, high=4096)
     """Side of the grid of the sign methods; None: the generator's noise grid."""
     tile: int = bounded(4, low=1, high=4096)
-    """Side of the piece that tiled_sign repeats, in cells of the grid."""
+    """Side of the piece that tiled_sign and the codes of by_class repeat, in cells of the grid."""
     channels: Literal["rgb", "luma"] | None = None
     """Colour or grey signs of the sign methods; None: as the generator, else rgb."""
     psnr: float | None = bounded(None, low=5, high=100)
     """PSNR in dB that synper, ar and cuda are brought to on every image; None: their own budgets.
     cuda, which is interpolated towards the clean image, is never made stronger than it is."""
+    by_class: bool = False
+    """Flip the signs of each class's noise in a pattern of its own: for label maps in which every
+    pixel belongs to a class, where one noise for all has nothing to mark a class with."""
     classes: Literal["label", "region"] = "label"
-    """synper, ar, cuda, em: the classes of the label map, or two: the region and the rest."""
+    """by_class, synper, ar, cuda, em: the classes of the label map, or two: region and rest."""
     patch: int | None = bounded(None, low=8, high=4096)
     """Side of the pieces that ar fills one by one; None: each image in one piece."""
 
@@ -217,6 +220,8 @@ class GenerateConfig:
             yield "prompt.per_instance", "has no meaning with prompt.kind=whole"
         if self.noise.psnr is not None and self.method not in CLASS_METHODS:
             yield "noise.psnr", f"is read by {', '.join(CLASS_METHODS)} alone, not by {self.method}"
+        if self.noise.by_class and self.method in (*CLASS_METHODS, "em", "jpeg_only"):
+            yield "noise.by_class", f"has no meaning with method {self.method}"
         if self.noise.patch is not None and self.method != "ar":
             yield "noise.patch", f"is read by ar alone, not by {self.method}"
         if self.output.layout == "mirror" and self.run.limit is not None:

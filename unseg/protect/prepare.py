@@ -173,6 +173,7 @@ def _method_options(config: GenerateConfig, model: Any) -> MethodOptions:
         channels=noise.channels or ("rgb" if model is None else model.noise_channels),
         quality=config.output.quality,
         psnr=noise.psnr,
+        by_class=noise.by_class,
         patch=noise.patch,
     )
 
@@ -198,8 +199,10 @@ def _settings(
         "output.layout": config.output.layout,
         "output.keep_suffix": config.output.keep_suffix,
     }
-    if config.method == "tiled_sign":
+    if config.method == "tiled_sign" or options.by_class:
         values |= {"noise.tile": options.tile}
+    if options.by_class:
+        values |= {"noise.by_class": True, "noise.classes": config.noise.classes}
     if config.method in SIGN_METHODS:
         values |= {"noise.grid": options.grid, "noise.channels": options.channels}
     if config.method in CLASS_METHODS:

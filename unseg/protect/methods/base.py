@@ -51,10 +51,11 @@ class MethodOptions:
         epsilon_bg: bound outside.
         seed: of all randomness.
         grid: side of the noise grid of the sign methods.
-        tile: side of the piece that `tiled_sign` repeats, in cells of the grid.
+        tile: side of the piece that `tiled_sign` and class codes repeat, in cells of the grid.
         channels: colour or grey signs.
         quality: JPEG quality of `jpeg_only`.
         psnr: in dB, what methods without a bound are brought to; None: their own budget.
+        by_class: noise times a code of each class, for methods that compose noise with an image.
         patch: side of the pieces that `ar` fills one by one; None: the whole image is one.
     """
 
@@ -66,6 +67,7 @@ class MethodOptions:
     channels: Literal["rgb", "luma"] = "rgb"
     quality: int = 95
     psnr: float | None = None
+    by_class: bool = False
     patch: int | None = None
 
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from unseg.noise import compose
 from unseg.protect.methods.base import Canvas, MethodOptions, NoiseSource
+from unseg.protect.methods.class_codes import coded_by_class
 
 
 class UnSeg:
@@ -16,7 +17,10 @@ class UnSeg:
     needs_classes = False
 
     def __init__(self, options: MethodOptions) -> None:
+        self.options = options
         self.bounds: tuple[float, float] | None = (options.epsilon, options.epsilon_bg)
+        if options.by_class:
+            self.needs_classes = True
 
     def __call__(self, canvas: Canvas) -> Tensor:
         """`clip(image + budget * noise)`."""
@@ -25,8 +29,17 @@ class UnSeg:
 
     def _compose(self, canvas: Canvas, noise: Tensor) -> Tensor:
         assert self.bounds is not None
-        channels = canvas.image.shape[1]
-        if channels == 1:
+        if self.options.by_class:
+            assert canvas.classes is not None
+            noise = coded_by_class(
+                noise,
+                canvas.classes,
+                grid=self.options.grid,
+                tile=self.options.tile,
+                channels=1 if self.options.channels == "luma" else 3,
+                seed=self.options.seed,
+            )
+        if canvas.image.shape[1] == 1:
             # A grey picture stays grey: it carries the mean of the three colours' noise.
             noise = noise.mean(1, keepdim=True)
         epsilon, epsilon_bg = self.bounds
@@ -39,6 +52,7 @@ class Flat(UnSeg):
     """UnSeg noise at the inner budget everywhere: is it the louder object that fools?"""
 
     def __init__(self, options: MethodOptions) -> None:
+        super().__init__(options)
         self.bounds = (options.epsilon, options.epsilon)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from unseg.protect.methods.base import Canvas, MethodOptions, NoiseSource
+from unseg.protect.methods.base import Canvas, NoiseSource
 from unseg.protect.methods.generated import UnSeg
 from unseg.utils.seed import torch_generator
 
@@ -17,10 +17,6 @@ class RandomSign(UnSeg):
     """
 
     noise_from: NoiseSource = "none"
-
-    def __init__(self, options: MethodOptions) -> None:
-        super().__init__(options)
-        self.options = options
 
     def __call__(self, canvas: Canvas) -> Tensor:
         """`clip(image + budget * signs)`."""
