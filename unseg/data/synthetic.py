@@ -101,10 +101,10 @@ def _paint(rng: np.random.Generator, alpha: np.ndarray, side: int) -> np.ndarray
     # would be a cue.
     texture /= np.sqrt(alpha**2 + (1 - alpha) ** 2)
     tint = rng.normal(1, 0.25, 3).astype(np.float32)
-    contrast = np.float32(rng.uniform(16, 30))
+    contrast = np.float32(rng.uniform(6, 12))
     picture = _clouds(rng, side) + contrast * texture[..., None] * tint
     picture *= _shadows(rng, side)[..., None]
-    picture += 5 * rng.standard_normal((side, side), np.float32)[..., None]
+    picture += 2 * rng.standard_normal((side, side), np.float32)[..., None]
     return np.clip(np.round(picture), 0, 255).astype(np.uint8)
 
 
