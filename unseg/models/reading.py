@@ -24,7 +24,7 @@ from torch import Tensor
 from unseg.utils.errors import UserError
 
 _ZIP = b"PK\x03\x04"
-_LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"
+TORCH_LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"
 """How files of torch before 1.6 begin: protocol 2 and a magic number."""
 _WRAPPERS = ("model", "state_dict")
 
@@ -57,7 +57,7 @@ def read_weight_file(path: str | Path) -> WeightFile:
     """
     path = Path(path)
     start = _first_bytes(path)
-    if start.startswith((_ZIP, _LEGACY)):
+    if start.startswith((_ZIP, TORCH_LEGACY)):
         return WeightFile(path=path, kind="torch", content=_read_torch(path, start))
     # A length of eight bytes, little endian, then JSON. Its first byte may be anything, so this
     # comes before the test for a pickle.

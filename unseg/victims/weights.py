@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from unseg.utils.errors import UserError
+from unseg.victims.array_pickle import is_plain_pickle, read_arrays
 from unseg.victims.cells import MODEL_FILES
 from unseg.victims.networks import Victim
 
@@ -35,7 +37,11 @@ def load_weights(victim: Victim, path: str | Path) -> str:
     Raises:
         UserError: unreadable, or no part fits.
     """
-    state = victim.translated(read_state_dict(path))
+    state = read_state_dict(path)
+    try:
+        state = victim.translated(state)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
     reasons = []
     for name, part in _parts(victim):
         own = part.state_dict()
@@ -67,7 +73,8 @@ def _parts(victim: Victim) -> list[tuple[str, nn.Module]]:
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     """Tensors of a .safetensors or torch file, or of a folder of transformers with one of either.
 
-    Never runs code that is stored in it.
+    Of plain pickles, such as detectron2's model files, arrays by name. Never runs code that is
+    stored in it.
 
     Raises:
         UserError: absent, unreadable, or not a dictionary of tensors.
@@ -78,18 +85,24 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         path = next((file for file in files if file.is_file()), path)
     if not path.is_file():
         raise UserError(f"{path}: no such weights file")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path}: not a readable weights file: {reason}") from None
+    state = _read(path)
     for container in _CONTAINERS:
         if isinstance(state, dict) and isinstance(state.get(container), dict):
             state = state[container]
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise UserError(f"{path}: holds no dictionary of tensors")
     return state
+
+
+def _read(path: Path) -> Any:
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        if not is_plain_pickle(path):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path}: not a readable weights file: {reason}") from None
+    return read_arrays(path)
