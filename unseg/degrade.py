@@ -8,7 +8,7 @@ differentiable pass gradients; for the others there is `straight_through`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -87,6 +87,11 @@ def down_up(image: Tensor, scale: float = 0.5) -> Tensor:
     small = (max(1, round(height * scale)), max(1, round(width * scale)))
     reduced = F.interpolate(image, small, mode="bilinear", align_corners=False)
     return F.interpolate(reduced, (height, width), mode="bilinear", align_corners=False)
+
+
+def tinted(image: Tensor, levels: Sequence[float]) -> Tensor:
+    """Each colour shifted by so many grey levels, without clipping. Differentiable."""
+    return image + image.new_tensor(levels).view(1, -1, 1, 1) / 255
 
 
 def straight_through(function: Callable[..., Tensor], image: Tensor, *args: Any) -> Tensor:

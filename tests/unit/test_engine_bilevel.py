@@ -131,3 +131,22 @@ def test_degradations_happen_as_often_as_asked_and_pass_gradients():
     assert torch.equal(image.grad, torch.ones_like(image))
     assert RandomDegrade().is_off
     assert not RandomDegrade(blur=0.1).is_off
+    assert not RandomDegrade(tint=0.1).is_off
+
+
+def test_a_tint_shifts_each_colour_by_one_number_and_leaves_other_draws_alone():
+    image = torch.rand(50, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+    def sources():
+        return [torch_generator(3, i) for i in range(50)]
+
+    shift = RandomDegrade(tint=0.5, tint_levels=20)(image, sources()) - image
+    assert torch.allclose(shift, shift[..., :1, :1].expand_as(shift), atol=1e-6)
+    levels = 255 * shift[..., 0, 0]
+    assert 15 < levels.abs().max() <= 20
+    is_tinted = levels.abs().amax(1) > 1e-4
+    assert is_tinted.float().mean().item() == pytest.approx(0.5, abs=0.2)
+    assert (levels[is_tinted].std(1) > 0).all()
+    both = RandomDegrade(blur=0.4, tint=0.5, tint_levels=20)(image, sources())
+    blurred = RandomDegrade(blur=0.4)(image, sources())
+    torch.testing.assert_close(both - blurred, shift, atol=1e-6, rtol=0)

@@ -197,6 +197,10 @@ class RobustConfig:
     """Probability of being made smaller and larger again."""
     down_up_scale: tuple[float, float] = (0.5, 0.9)
     """Smallest and largest factor."""
+    tint: float = bounded(0.0, low=0, high=1)
+    """Probability of a shift of each colour that is the same at every pixel."""
+    tint_levels: float = bounded(32.0, low=0, high=255)
+    """Largest shift in grey levels."""
 
     def problems(self) -> Iterator[Problem]:
         """What types and bounds cannot say."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from unseg.degrade import down_up, gaussian_blur, greyscale, jpeg, straight_through
+from unseg.degrade import down_up, gaussian_blur, greyscale, jpeg, straight_through, tinted
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,10 @@ class RandomDegrade:
         blur_sigma: smallest and largest standard deviation in pixels.
         jpeg: probability of a JPEG round trip; its gradient is passed straight through.
         jpeg_quality: lowest and highest quality.
+        tint: probability of a shift of each colour, the same at every pixel. Pictures differ in
+            colour, surrogates that see few of them take a tint of the noise for a good lure, and
+            the generator then spends its budget on one; this takes that way out from both.
+        tint_levels: largest shift in grey levels.
     """
 
     greyscale: float = 0.0
@@ -34,11 +38,13 @@ class RandomDegrade:
     blur_sigma: tuple[float, float] = (0.3, 1.0)
     jpeg: float = 0.0
     jpeg_quality: tuple[int, int] = (50, 95)
+    tint: float = 0.0
+    tint_levels: float = 32.0
 
     @property
     def is_off(self) -> bool:
         """Whether nothing can ever happen."""
-        return not (self.greyscale or self.down_up or self.blur or self.jpeg)
+        return not (self.greyscale or self.down_up or self.blur or self.jpeg or self.tint)
 
     def __call__(self, image: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         """(B, 3, H, W) in [0, 1] -> the same; one CPU generator an image decides for it."""
@@ -53,7 +59,7 @@ class RandomDegrade:
     def _degrade(self, image: Tensor, source: torch.Generator) -> Tensor:
         # Every number is drawn whether used or not, so that switching one degradation on leaves
         # the draws of the others as they were.
-        draws = torch.rand(7, generator=source).tolist()
+        draws = torch.rand(11, generator=source).tolist()
         steps: list[tuple[float, Callable[[Tensor], Tensor]]] = [
             (self.greyscale, greyscale),
             (self.down_up, lambda x: down_up(x, _between(self.down_up_scale, draws[4]))),
@@ -63,6 +69,8 @@ class RandomDegrade:
         for draw, (probability, step) in zip(draws, steps, strict=False):
             if draw < probability:
                 image = step(image)
+        if draws[7] < self.tint:
+            image = tinted(image, [self.tint_levels * (2 * draw - 1) for draw in draws[8:]])
         return image
 
     def _quality(self, draw: float) -> int:
