@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from engine_cases import batch, players
 
+from unseg.degrade import gaussian_blur
 from unseg.engine.bilevel import (
     BilevelSchedule,
     Game,
@@ -17,6 +18,7 @@ from unseg.engine.bilevel import (
 from unseg.engine.optim import RateSchedule
 from unseg.engine.robust import RandomDegrade
 from unseg.losses import choose_points, mask_losses
+from unseg.noise import compose
 from unseg.types import Phase
 from unseg.utils.seed import torch_generator
 
@@ -78,6 +80,20 @@ def test_the_generators_target_is_all_ones_unless_label_modification_is_off(labe
     expected = mask_losses(logits, target, points)
     torch.testing.assert_close(losses.bce, expected.bce)
     torch.testing.assert_close(losses.dice, expected.dice)
+
+
+def test_degradations_meet_pictures_at_the_size_at_which_they_are_published():
+    generator, surrogate = players()
+    seen = {}
+    surrogate.register_forward_pre_hook(lambda m, args: seen.update(image=args[0]))
+    data = batch(2)
+    noise = torch.rand(2, 3, generator.noise_size, generator.noise_size) * 2 - 1
+    game = Game(epsilon=8, epsilon_bg=2, degrade=RandomDegrade(blur=1, blur_sigma=(0.7, 0.7)))
+    surrogate_logits(surrogate, data, noise, game=game, epoch=0)
+    published = compose(data.image, noise, region=torch.round(data.mask), epsilon=8, epsilon_bg=2)
+    wanted = shrink(gaussian_blur(published, 0.7), 32)
+    assert torch.allclose(seen["image"], wanted, atol=1e-6)
+    assert not torch.allclose(gaussian_blur(shrink(published, 32), 0.7), wanted, atol=1e-2)
 
 
 def test_each_step_gives_gradients_to_its_own_player_alone():

@@ -190,7 +190,7 @@ class RobustConfig:
     blur: float = bounded(0.0, low=0, high=1)
     """Probability of a Gaussian blur."""
     blur_sigma: tuple[float, float] = (0.3, 1.0)
-    """Smallest and largest standard deviation in surrogate pixels."""
+    """Smallest and largest standard deviation in pixels of the generator's frame."""
     greyscale: float = bounded(0.0, low=0, high=1)
     """Probability of losing the colours."""
     down_up: float = bounded(0.0, low=0, high=1)

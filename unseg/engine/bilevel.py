@@ -131,15 +131,18 @@ def surrogate_logits(
     """
     side = surrogate.image_size
     image, mask = shrink(batch.image, side), shrink(batch.mask, side)
+    # A codec meets pictures at the size at which they are published, before a trainer's reduction.
+    published = image if game.degrade is None else batch.image
     protected = compose(
-        image,
+        published,
         noise,
-        region=hard_region(batch.mask, side),
+        region=hard_region(batch.mask, published.shape[-1]),
         epsilon=game.epsilon,
         epsilon_bg=game.epsilon_bg,
     )
     if game.degrade is not None:
         protected = game.degrade(protected, game.generators(epoch, batch, "degrade"))
+        protected = shrink(protected, side)
     with mixed_precision(image, game):
         logits = surrogate(protected, batch.surrogate_prompts)
     return logits.to(image.dtype), mask
