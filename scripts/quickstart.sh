@@ -17,7 +17,7 @@ read -r -a overrides <<<"${UNSEG_QUICKSTART_OVERRIDES:-}"
 .venv/bin/unseg train configs/train/quickstart.yaml "${overrides[@]}"
 .venv/bin/python scripts/quickstart_report.py configs/train/quickstart.yaml "${overrides[@]}"
 
-# 2. Train three victims: on clean scenes, on scenes with random signs, on scenes that the generator
+# 2. Train five victims: on clean scenes, with random signs, protected by that generator and by the two
 #    protected. All are tested on clean scenes: low means protected. Ends with a table and a picture.
 read -r -a overrides <<<"${UNSEG_QUICKSTART_EVALUATE_OVERRIDES:-}"
 .venv/bin/unseg evaluate configs/evaluate/quickstart.yaml "${overrides[@]}"

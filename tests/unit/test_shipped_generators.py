@@ -11,6 +11,7 @@ import torch
 
 import unseg
 from unseg.data import Synthetic
+from unseg.degrade import jpeg
 from unseg.models.reading import read_weight_file
 from unseg.models.weights import EMBEDDED, embedded_path
 from unseg.types import Prompts
@@ -28,7 +29,7 @@ def test_the_noise_is_nearly_saturated_and_answers_the_picture(name: str) -> Non
     generator = unseg.load_generator(name, device="cpu")
     scenes = Synthetic(2, image_size=generator.image_size, seed=5)
     images = [torch.from_numpy(scenes[i].image).permute(2, 0, 1)[None] / 255 for i in range(2)]
-    box = torch.tensor([[[20.0, 20.0, 90.0, 90.0]]])
+    box = torch.tensor([[[0.2, 0.2, 0.7, 0.7]]]) * generator.image_size
     with torch.no_grad():
         noises = [generator(image, Prompts(boxes=box[0])) for image in images]
     for noise in noises:
@@ -56,16 +57,37 @@ def test_the_file_tells_its_recipe_and_nothing_of_the_machine(name: str) -> None
     assert card(name).count("/home") == 0
 
 
-def test_the_robust_one_makes_grey_noise_and_the_default_coloured() -> None:
-    picture = Synthetic(1, image_size=96)[0]
-    kinds = {}
-    for name in EMBEDDED:
-        result = unseg.protect(
-            picture.image, mask=picture.mask, generator=unseg.load_generator(name, device="cpu")
-        )
+def test_both_make_coloured_noise_and_the_robust_one_in_cells_twice_as_large() -> None:
+    picture = Synthetic(1, image_size=128)[0]
+    for name, cell in (("default", 2), ("robust", 4)):
+        generator = unseg.load_generator(name, device="cpu")
+        assert 128 // generator.noise_size == cell
+        result = unseg.protect(picture.image, mask=picture.mask, generator=generator)
         inside = result.noise[picture.mask].astype(np.int64)
-        kinds[name] = np.abs(inside - inside.mean(1, keepdims=True)).max()
-    assert kinds["robust"] <= 1 < kinds["default"]
+        assert np.abs(inside - inside.mean(1, keepdims=True)).max() > 4
+
+
+def test_the_robust_one_keeps_its_colours_in_jpeg_better_than_the_default() -> None:
+    scenes = Synthetic(4, image_size=128, seed=3)
+    kept = {}
+    for name in EMBEDDED:
+        generator = unseg.load_generator(name, device="cpu")
+        share = []
+        for scene in (scenes[i] for i in range(4)):
+            result = unseg.protect(scene.image, generator=generator)
+            pair = [torch.from_numpy(p).permute(2, 0, 1) for p in (scene.image, result.image)]
+            clean, protected = (jpeg(p[None] / 255, 75) for p in pair)
+            before = colour(torch.from_numpy(result.noise).permute(2, 0, 1)[None] / 255)
+            after = colour(protected - clean)
+            share.append(float((before * after).sum() / before.square().sum()))
+        kept[name] = np.mean(share)
+    assert kept["robust"] > kept["default"] + 0.1
+
+
+def colour(change: torch.Tensor) -> torch.Tensor:
+    """What greyscale and a constant tint leave out of a change."""
+    colours = change - change.mean(1, keepdim=True)
+    return colours - colours.mean((-2, -1), keepdim=True)
 
 
 def test_all_of_them_are_small() -> None:
