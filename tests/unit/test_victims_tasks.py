@@ -22,8 +22,12 @@ CPU = torch.device("cpu")
 
 
 def four_scenes(side: int = 64) -> TensorSet:
-    """Four synthetic pictures; two of them are two scenes, one above the other."""
-    scenes = Synthetic(6, image_size=2 * side, seed=3)
+    """Four synthetic pictures; two of them are two scenes, one above the other.
+
+    Embedded objects are hard to see by design; what is asked of a victim here is to learn what can
+    be seen.
+    """
+    scenes = Synthetic(6, image_size=2 * side, seed=3, contrast=(16, 30), grain=5)
     samples = [scenes[i] for i in range(6)]
     pictures = [(s.image, s.mask > 0) for s in samples[:2]]
     for above, below in (samples[2:4], samples[4:6]):
