@@ -2,12 +2,48 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 GREY_LEVELS = 255
 """Budgets are given in 8-bit grey levels (`epsilon=8` means 8/255) and converted here alone."""
+
+NoiseChannels = Literal["rgb", "luma", "yellow_blue"]
+"""What noise the three colours carry: see `FIELD_OF_COLOUR`."""
+
+FIELD_OF_COLOUR: dict[NoiseChannels, tuple[int, int, int]] = {
+    "rgb": (0, 1, 2),
+    "luma": (0, 0, 0),
+    "yellow_blue": (0, 0, 1),
+}
+"""Which field of noise red, green and blue carry: one each; one for all, which greyscale leaves
+whole; or one for red and green, which holds 0.89 of the brightness, and another for blue, which
+holds a contrast of colours beside it at no cost to the budget. DEVIATION: the paper has `rgb`."""
+
+
+def shared_by_colours(noise: Tensor, channels: NoiseChannels) -> Tensor:
+    """Noise in which colours of one field carry the mean of what they had.
+
+    Args:
+        noise: (B, 3, H, W), any range.
+        channels: key of `FIELD_OF_COLOUR`.
+
+    Returns:
+        (B, 3, H, W).
+    """
+    fields = FIELD_OF_COLOUR[channels]
+    shared = [noise[:, [c for c in range(3) if fields[c] == field]].mean(1) for field in fields]
+    return torch.stack(shared, 1)
+
+
+def random_signs(side: int, channels: NoiseChannels, rng: torch.Generator) -> Tensor:
+    """(1, 3, side, side) of -1 and 1, drawn anew for each field of `channels`."""
+    fields = FIELD_OF_COLOUR[channels]
+    signs = torch.randint(0, 2, (1, max(fields) + 1, side, side), generator=rng) * 2.0 - 1
+    return signs[:, list(fields)]
 
 
 def upsample_noise(noise: Tensor, size: tuple[int, int]) -> Tensor:

@@ -152,6 +152,19 @@ def test_luma_noise_is_the_tanh_of_the_mean_before_it_in_all_colours():
     assert (grey[:, 0] - expected).abs().max() < 1e-5
 
 
+def test_yellow_blue_noise_is_one_for_red_and_green_and_another_for_blue():
+    torch.manual_seed(0)
+    rgb, shared = build_generator("tiny"), build_generator("tiny", noise_channels="yellow_blue")
+    shared.load_state_dict(rgb.state_dict())
+    image, prompts = torch.rand(2, 3, 128, 128), Prompts()
+    with torch.no_grad():
+        colours, found = rgb(image, prompts), shared(image, prompts)
+    yellow = colours[:, :2].double().atanh().mean(1).tanh()
+    assert torch.equal(found[:, 0], found[:, 1])
+    assert (found[:, 0] - yellow).abs().max() < 1e-5
+    assert torch.equal(found[:, 2], colours[:, 2])
+
+
 @pytest.mark.parametrize(
     "option", [{"noise_readout": "mask_tokens"}, {"noise_channels": "grey"}, {"image_size": 128.0}]
 )

@@ -17,7 +17,7 @@ from unseg.protect.methods.class_codes import class_code, coded_by_class
 from unseg.protect.picture import Picture
 
 GRID, TILE, SEED = 12, 4, 7
-CODE = {"tile": TILE, "channels": 3, "seed": SEED}
+CODE = {"tile": TILE, "channels": "rgb", "seed": SEED}
 
 
 def field(side: int = GRID, seed: int = 0) -> torch.Tensor:
@@ -31,8 +31,8 @@ def test_each_class_has_a_code_of_its_own_that_a_seed_repeats():
     alike = (codes.flatten(1) @ codes.flatten(1).T / codes[0].numel()).fill_diagonal_(0)
     assert alike.abs().max() < 0.7
     assert torch.equal(class_code(3, **CODE)[0], codes[3])
-    assert not torch.equal(class_code(3, tile=TILE, channels=3, seed=SEED + 1)[0], codes[3])
-    grey = class_code(3, tile=TILE, channels=1, seed=SEED)
+    assert not torch.equal(class_code(3, tile=TILE, channels="rgb", seed=SEED + 1)[0], codes[3])
+    grey = class_code(3, tile=TILE, channels="luma", seed=SEED)
     assert torch.equal(grey[:, 0], grey[:, 2])
 
 

@@ -94,11 +94,16 @@ def test_tiled_signs_repeat_one_tile_over_the_grid_and_over_the_set():
     assert not torch.equal(signs, other)
 
 
-def test_luma_signs_are_the_same_in_all_colours():
-    for channels, is_grey in (("luma", True), ("rgb", False)):
-        signs = build_method("random_sign", MethodOptions(grid=8, channels=channels)).signs("a")
-        assert set(signs.unique().tolist()) == {-1.0, 1.0}
-        assert bool((signs[:, 0] == signs[:, 2]).all()) == is_grey
+@pytest.mark.parametrize("method", ["random_sign", "fixed_sign", "tiled_sign"])
+@pytest.mark.parametrize(
+    ("channels", "equal"),
+    [("rgb", set()), ("luma", {(0, 1), (0, 2), (1, 2)}), ("yellow_blue", {(0, 1)})],
+)
+def test_colours_share_their_signs_as_asked(method, channels, equal):
+    signs = build_method(method, MethodOptions(grid=8, channels=channels)).signs("a")[0]
+    assert set(signs.unique().tolist()) == {-1.0, 1.0}
+    pairs = [(0, 1), (0, 2), (1, 2)]
+    assert {(a, b) for a, b in pairs if torch.equal(signs[a], signs[b])} == equal
 
 
 def test_jpeg_only_is_the_codec_alone():

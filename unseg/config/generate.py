@@ -55,8 +55,9 @@ class NoiseConfig:
     """Side of the grid of the sign methods; None: the generator's noise grid."""
     tile: int = bounded(4, low=1, high=4096)
     """Side of the piece that tiled_sign and the codes of by_class repeat, in cells of the grid."""
-    channels: Literal["rgb", "luma"] | None = None
-    """Colour or grey signs of the sign methods; None: as the generator, else rgb."""
+    channels: Literal["rgb", "luma", "yellow_blue"] | None = None
+    """Which colours of the sign methods share their signs (unseg.noise.FIELD_OF_COLOUR);
+    None: as the generator, else rgb."""
     psnr: float | None = bounded(None, low=5, high=100)
     """PSNR in dB that synper, ar and cuda are brought to on every image; None: their own budgets.
     cuda, which is interpolated towards the clean image, is never made stronger than it is."""

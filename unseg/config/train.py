@@ -95,8 +95,9 @@ class NoiseConfig:
     """Bound inside the object, in grey levels of 255."""
     epsilon_bg: float = bounded(0.25, low=0, high=255)
     """Bound outside the object, in grey levels; at most `epsilon`."""
-    channels: Literal["rgb", "luma"] = "rgb"
-    """Noise of each colour channel, or one noise for all three (survives greyscale)."""
+    channels: Literal["rgb", "luma", "yellow_blue"] = "rgb"
+    """Noise of each colour, one for all three (survives greyscale), or one for red and green and
+    another for blue (survives it, and has a contrast of colours too)."""
 
     def problems(self) -> Iterator[Problem]:
         """What types and bounds cannot say."""

@@ -90,7 +90,7 @@ def build_generator(
         image_size: side of the square input, a multiple of the patch; None is the size's own
             (1024 for `vit_b`).
         noise_readout: `noise_tokens`, or `official` for the released weights.
-        noise_channels: `rgb`, or `luma` for the same noise in all colours.
+        noise_channels: which colours share their noise; see `unseg.noise.FIELD_OF_COLOUR`.
         train_encoder: train the image encoder as well as the noise branches.
 
     Raises:

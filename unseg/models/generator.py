@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from unseg.models.encoder import EncoderOutput, ImageEncoder, ImageNetNormalise
 from unseg.models.noise_decoder import NoiseDecoder, NoiseReadout
 from unseg.models.prompt_encoder import BatchPromptEncoder
+from unseg.noise import NoiseChannels, shared_by_colours
 from unseg.types import Prompts
-
-NoiseChannels = Literal["rgb", "luma"]
 
 
 class Generator(nn.Module):
@@ -27,7 +26,7 @@ class Generator(nn.Module):
         mask_decoder: decoder with noise branches.
         size: name of the model size, for `build_arguments`.
         noise_readout: which transformer outputs become noise; see `NoiseDecoder.forward`.
-        noise_channels: `luma` gives all three colours the mean of the three outputs before tanh.
+        noise_channels: colours that share a field carry the mean of their outputs before tanh.
         train_encoder: train the image encoder too.
 
     Attributes:
@@ -123,8 +122,8 @@ class Generator(nn.Module):
             encoded_prompts,
             readout=self.noise_readout,
         )
-        if self.noise_channels == "luma":
-            noise = noise.mean(1, keepdim=True).expand_as(noise)
+        if self.noise_channels != "rgb":
+            noise = shared_by_colours(noise, self.noise_channels)
         return torch.tanh(noise)
 
     def _encode(self, image: Tensor) -> EncoderOutput:

@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from unseg.noise import GREY_LEVELS
+from unseg.noise import GREY_LEVELS, NoiseChannels
 
 NoiseSource = Literal["own", "partner", "none"]
 
@@ -52,7 +52,7 @@ class MethodOptions:
         seed: of all randomness.
         grid: side of the noise grid of the sign methods.
         tile: side of the piece that `tiled_sign` and class codes repeat, in cells of the grid.
-        channels: colour or grey signs.
+        channels: which colours share their signs.
         quality: JPEG quality of `jpeg_only`.
         psnr: in dB, what methods without a bound are brought to; None: their own budget.
         by_class: noise times a code of each class, for methods that compose noise with an image.
@@ -64,7 +64,7 @@ class MethodOptions:
     seed: int = 42
     grid: int = 256
     tile: int = 4
-    channels: Literal["rgb", "luma"] = "rgb"
+    channels: NoiseChannels = "rgb"
     quality: int = 95
     psnr: float | None = None
     by_class: bool = False

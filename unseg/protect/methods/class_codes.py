@@ -11,25 +11,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from unseg.noise import NoiseChannels, random_signs
 from unseg.utils.seed import torch_generator
 
 
-def class_code(label: int, *, tile: int, channels: int, seed: int) -> Tensor:
+def class_code(label: int, *, tile: int, channels: NoiseChannels, seed: int) -> Tensor:
     """(1, 3, tile, tile) of -1 and 1, drawn for the class.
 
     Args:
         label: of the class.
         tile: side in noise cells.
-        channels: 3, or 1 for the same signs in all colours.
+        channels: which colours share their signs.
         seed: of the whole set.
     """
     rng = torch_generator(seed, "class code", label)
-    signs = torch.randint(0, 2, (1, channels, tile, tile), generator=rng) * 2.0 - 1
-    return signs.expand(1, 3, -1, -1)
+    return random_signs(tile, channels, rng)
 
 
 def coded_by_class(
-    noise: Tensor, classes: Tensor, *, grid: int, tile: int, channels: int, seed: int
+    noise: Tensor, classes: Tensor, *, grid: int, tile: int, channels: NoiseChannels, seed: int
 ) -> Tensor:
     """Noise times the code of each pixel's class, at the image's own size.
 
@@ -38,7 +38,7 @@ def coded_by_class(
         classes: (1, 1, H, W) integers; negative ones have no code.
         grid: cells of the noise along s; the code's tile repeats over them.
         tile: side of a code in cells.
-        channels: 3, or 1 for codes without colour.
+        channels: which colours share their codes.
         seed: of the codes.
 
     Returns:

@@ -36,7 +36,7 @@ class UnSeg:
                 canvas.classes,
                 grid=self.options.grid,
                 tile=self.options.tile,
-                channels=1 if self.options.channels == "luma" else 3,
+                channels=self.options.channels,
                 seed=self.options.seed,
             )
         if canvas.image.shape[1] == 1:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
+from unseg.noise import random_signs
 from unseg.protect.methods.base import Canvas, NoiseSource
 from unseg.protect.methods.generated import UnSeg
 from unseg.utils.seed import torch_generator
@@ -30,10 +30,8 @@ class RandomSign(UnSeg):
         return self._signs(self.options.grid, *purpose)
 
     def _signs(self, side: int, *purpose: str) -> Tensor:
-        count = 1 if self.options.channels == "luma" else 3
         rng = torch_generator(self.options.seed, *purpose)
-        signs = torch.randint(0, 2, (1, count, side, side), generator=rng) * 2.0 - 1
-        return signs.expand(1, 3, -1, -1)
+        return random_signs(side, self.options.channels, rng)
 
 
 class FixedSign(RandomSign):
