@@ -39,6 +39,24 @@ def shared_by_colours(noise: Tensor, channels: NoiseChannels) -> Tensor:
     return torch.stack(shared, 1)
 
 
+def without_means(noise: Tensor, cells: int) -> Tensor:
+    """Noise of mean 0 in each colour of each square of `cells` x `cells`: texture alone.
+
+    A shift of brightness or colour is the first thing that a generator finds, a poor lure (pictures
+    differ by more) and a waste of the budget. DEVIATION: not in the paper.
+
+    Args:
+        noise: (B, C, H, W) in [-1, 1], both sides multiples of `cells`.
+        cells: side of the squares.
+
+    Returns:
+        (B, C, H, W) in [-1, 1]: what of a square deviates from its mean m, over 1 + |m|, so that
+        only balanced noise reaches the bounds.
+    """
+    means = F.avg_pool2d(noise, cells).repeat_interleave(cells, -1).repeat_interleave(cells, -2)
+    return (noise - means) / (1 + means.abs())
+
+
 def random_signs(side: int, channels: NoiseChannels, rng: torch.Generator) -> Tensor:
     """(1, 3, side, side) of -1 and 1, drawn anew for each field of `channels`."""
     fields = FIELD_OF_COLOUR[channels]

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from unseg.models import SIZES, build_generator, build_surrogate
+from unseg.noise import without_means
 from unseg.types import Prompts
 from unseg.utils.errors import UserError
 
@@ -163,6 +164,32 @@ def test_yellow_blue_noise_is_one_for_red_and_green_and_another_for_blue():
     assert torch.equal(found[:, 0], found[:, 1])
     assert (found[:, 0] - yellow).abs().max() < 1e-5
     assert torch.equal(found[:, 2], colours[:, 2])
+
+
+def test_centred_noise_has_no_mean_in_any_token_and_stays_within_bounds():
+    torch.manual_seed(0)
+    plain, centred = build_generator("tiny"), build_generator("tiny", noise_centred=True)
+    centred.load_state_dict(plain.state_dict())
+    image, prompts = torch.rand(2, 3, 128, 128), Prompts()
+    with torch.no_grad():
+        raw, found = plain(image, prompts), centred(image, prompts)
+    assert found.abs().max() <= 1
+    for y in range(0, 64, 4):
+        for x in range(0, 64, 4):
+            token = raw[..., y : y + 4, x : x + 4]
+            mean = token.mean((2, 3), keepdim=True)
+            expected = (token - mean) / (1 + mean.abs())
+            assert torch.allclose(found[..., y : y + 4, x : x + 4], expected, atol=1e-6)
+    assert found.unfold(2, 4, 4).unfold(3, 4, 4).mean((-2, -1)).abs().max() < 1e-6
+
+
+def test_centring_lets_balanced_noise_reach_the_bounds_and_erases_a_tint():
+    checks = torch.tensor([[1.0, -1.0], [-1.0, 1.0]]).repeat(1, 3, 4, 4)
+    assert torch.equal(without_means(checks, 4), checks)
+    assert not without_means(torch.full((1, 3, 8, 8), 0.5), 4).any()
+    lone = torch.full((1, 1, 4, 4), 1.0)
+    lone[..., 0, 0] = -1
+    assert without_means(lone, 4).abs().max() == 1
 
 
 @pytest.mark.parametrize(

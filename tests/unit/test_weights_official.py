@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -80,17 +81,22 @@ def test_size_and_image_size_follow_from_the_shapes(
         "image_size": image_size,
         "noise_readout": "official",
         "noise_channels": "rgb",
+        "noise_centred": False,
         "train_encoder": False,
     }
     assert_same_state(generator.state_dict(), state)
 
 
-def test_one_noise_for_all_colours_cannot_be_exported_and_the_reason_is_given(
-    tmp_path: Path,
+@pytest.mark.parametrize(
+    ("option", "named"),
+    [({"noise_channels": "luma"}, "='luma'"), ({"noise_centred": True}, "noise_centred=True")],
+)
+def test_noise_that_the_layout_cannot_say_is_not_exported_and_the_reason_is_given(
+    tmp_path: Path, option: dict[str, Any], named: str
 ) -> None:
     path = tmp_path / "generator.pth"
-    with pytest.raises(UserError, match="noise_channels='luma'.*three separate colours.*safetens"):
-        export_official(tiny_generator(noise_channels="luma"), path)
+    with pytest.raises(UserError, match=f"{named}.*three separate colours.*safetens"):
+        export_official(tiny_generator(**option), path)
     assert not path.exists()
 
 

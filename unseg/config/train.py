@@ -98,6 +98,8 @@ class NoiseConfig:
     channels: Literal["rgb", "luma", "yellow_blue"] = "rgb"
     """Noise of each colour, one for all three (survives greyscale), or one for red and green and
     another for blue (survives it, and has a contrast of colours too)."""
+    centred: bool = False
+    """Take the mean of each token's noise away, so that it cannot become a tint."""
 
     def problems(self) -> Iterator[Problem]:
         """What types and bounds cannot say."""

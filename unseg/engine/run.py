@@ -131,6 +131,7 @@ def build_players(
         config.generator.image_size,
         config.generator.noise_readout,
         noise_channels=config.noise.channels,
+        noise_centred=config.noise.centred,
         train_encoder=config.generator.train_encoder,
     )
     surrogate = build_surrogate(config.surrogate.size, config.surrogate.image_size)

@@ -81,6 +81,7 @@ def build_generator(
     noise_readout: NoiseReadout = "noise_tokens",
     *,
     noise_channels: NoiseChannels = "rgb",
+    noise_centred: bool = False,
     train_encoder: bool = False,
 ) -> Generator:
     """Randomly initialised generator, drawn from torch's global generator.
@@ -91,6 +92,7 @@ def build_generator(
             (1024 for `vit_b`).
         noise_readout: `noise_tokens`, or `official` for the released weights.
         noise_channels: which colours share their noise; see `unseg.noise.FIELD_OF_COLOUR`.
+        noise_centred: take the mean of each token's noise away; see `unseg.noise.without_means`.
         train_encoder: train the image encoder as well as the noise branches.
 
     Raises:
@@ -116,6 +118,7 @@ def build_generator(
         size=size,
         noise_readout=noise_readout,
         noise_channels=noise_channels,
+        noise_centred=noise_centred,
         train_encoder=train_encoder,
     )
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from unseg.models.encoder import EncoderOutput, ImageEncoder, ImageNetNormalise
 from unseg.models.noise_decoder import NoiseDecoder, NoiseReadout
 from unseg.models.prompt_encoder import BatchPromptEncoder
-from unseg.noise import NoiseChannels, shared_by_colours
+from unseg.noise import NoiseChannels, shared_by_colours, without_means
 from unseg.types import Prompts
 
 
@@ -27,6 +27,7 @@ class Generator(nn.Module):
         size: name of the model size, for `build_arguments`.
         noise_readout: which transformer outputs become noise; see `NoiseDecoder.forward`.
         noise_channels: colours that share a field carry the mean of their outputs before tanh.
+        noise_centred: take the mean of each token's noise away; see `unseg.noise.without_means`.
         train_encoder: train the image encoder too.
 
     Attributes:
@@ -50,6 +51,7 @@ class Generator(nn.Module):
         size: str,
         noise_readout: NoiseReadout = "noise_tokens",
         noise_channels: NoiseChannels = "rgb",
+        noise_centred: bool = False,
         train_encoder: bool = False,
     ) -> None:
         super().__init__()
@@ -64,6 +66,7 @@ class Generator(nn.Module):
         self.noise_size = 4 * self.grid
         self.noise_readout: NoiseReadout = noise_readout
         self.noise_channels: NoiseChannels = noise_channels
+        self.noise_centred = noise_centred
         self.train_encoder = train_encoder
         trainable = self.trainable_parameters()
         for name, parameter in self.named_parameters():
@@ -78,6 +81,7 @@ class Generator(nn.Module):
             "image_size": self.image_size,
             "noise_readout": self.noise_readout,
             "noise_channels": self.noise_channels,
+            "noise_centred": self.noise_centred,
             "train_encoder": self.train_encoder,
         }
 
@@ -124,7 +128,8 @@ class Generator(nn.Module):
         )
         if self.noise_channels != "rgb":
             noise = shared_by_colours(noise, self.noise_channels)
-        return torch.tanh(noise)
+        noise = torch.tanh(noise)
+        return without_means(noise, self.noise_size // self.grid) if self.noise_centred else noise
 
     def _encode(self, image: Tensor) -> EncoderOutput:
         if self.encoder_dtype is None:

@@ -58,12 +58,14 @@ def official_state(generator: Generator) -> dict[str, Tensor]:
     the places that are read changes nothing else (SPEC section 2, point 6).
 
     Raises:
-        UserError: the generator has one noise for all colours, which this layout cannot say.
+        UserError: the generator's colours share their noise or its noise is centred, which this
+            layout cannot say.
     """
-    if generator.noise_channels != "rgb":
+    if generator.noise_channels != "rgb" or generator.noise_centred:
         raise UserError(
-            f"noise_channels={generator.noise_channels!r} cannot be expressed in the released "
-            "layout, whose program always reads three separate colours; export to .safetensors"
+            f"noise_channels={generator.noise_channels!r} with noise_centred="
+            f"{generator.noise_centred} cannot be expressed in the released layout, whose program "
+            "always reads three separate colours as they are; export to .safetensors"
         )
     state = {
         name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
