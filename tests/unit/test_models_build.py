@@ -166,21 +166,22 @@ def test_yellow_blue_noise_is_one_for_red_and_green_and_another_for_blue():
     assert torch.equal(found[:, 2], colours[:, 2])
 
 
-def test_centred_noise_has_no_mean_in_any_token_and_stays_within_bounds():
+@pytest.mark.parametrize("side", [2, 4])
+def test_centred_noise_has_no_mean_in_any_square_and_stays_within_bounds(side):
     torch.manual_seed(0)
-    plain, centred = build_generator("tiny"), build_generator("tiny", noise_centred=True)
+    plain, centred = build_generator("tiny"), build_generator("tiny", noise_centred=side)
     centred.load_state_dict(plain.state_dict())
     image, prompts = torch.rand(2, 3, 128, 128), Prompts()
     with torch.no_grad():
         raw, found = plain(image, prompts), centred(image, prompts)
     assert found.abs().max() <= 1
-    for y in range(0, 64, 4):
-        for x in range(0, 64, 4):
-            token = raw[..., y : y + 4, x : x + 4]
-            mean = token.mean((2, 3), keepdim=True)
-            expected = (token - mean) / (1 + mean.abs())
-            assert torch.allclose(found[..., y : y + 4, x : x + 4], expected, atol=1e-6)
-    assert found.unfold(2, 4, 4).unfold(3, 4, 4).mean((-2, -1)).abs().max() < 1e-6
+    for y in range(0, 64, side):
+        for x in range(0, 64, side):
+            square = raw[..., y : y + side, x : x + side]
+            mean = square.mean((2, 3), keepdim=True)
+            expected = (square - mean) / (1 + mean.abs())
+            assert torch.allclose(found[..., y : y + side, x : x + side], expected, atol=1e-6)
+    assert found.unfold(2, side, side).unfold(3, side, side).mean((-2, -1)).abs().max() < 1e-6
 
 
 def test_centring_lets_balanced_noise_reach_the_bounds_and_erases_a_tint():
@@ -193,7 +194,13 @@ def test_centring_lets_balanced_noise_reach_the_bounds_and_erases_a_tint():
 
 
 @pytest.mark.parametrize(
-    "option", [{"noise_readout": "mask_tokens"}, {"noise_channels": "grey"}, {"image_size": 128.0}]
+    "option",
+    [
+        {"noise_readout": "mask_tokens"},
+        {"noise_channels": "grey"},
+        {"noise_centred": 3},
+        {"image_size": 128.0},
+    ],
 )
 def test_an_unknown_option_is_refused_by_name(option):
     (name,) = option

@@ -81,7 +81,7 @@ def test_size_and_image_size_follow_from_the_shapes(
         "image_size": image_size,
         "noise_readout": "official",
         "noise_channels": "rgb",
-        "noise_centred": False,
+        "noise_centred": 0,
         "train_encoder": False,
     }
     assert_same_state(generator.state_dict(), state)
@@ -89,7 +89,7 @@ def test_size_and_image_size_follow_from_the_shapes(
 
 @pytest.mark.parametrize(
     ("option", "named"),
-    [({"noise_channels": "luma"}, "='luma'"), ({"noise_centred": True}, "noise_centred=True")],
+    [({"noise_channels": "luma"}, "='luma'"), ({"noise_centred": 2}, "noise_centred=2")],
 )
 def test_noise_that_the_layout_cannot_say_is_not_exported_and_the_reason_is_given(
     tmp_path: Path, option: dict[str, Any], named: str

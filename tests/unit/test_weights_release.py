@@ -44,7 +44,7 @@ def with_parent(sam: Path, **arguments: object) -> Generator:
         {},
         {"image_size": 64, "noise_readout": "official", "train_encoder": True},
         {"noise_channels": "luma"},
-        {"noise_channels": "yellow_blue", "noise_centred": True},
+        {"noise_channels": "yellow_blue", "noise_centred": 4},
     ],
 )
 def test_a_release_without_parent_holds_everything_and_comes_back_exactly(

@@ -98,8 +98,9 @@ class NoiseConfig:
     channels: Literal["rgb", "luma", "yellow_blue"] = "rgb"
     """Noise of each colour, one for all three (survives greyscale), or one for red and green and
     another for blue (survives it, and has a contrast of colours too)."""
-    centred: bool = False
-    """Take the mean of each token's noise away, so that it cannot become a tint."""
+    centred: Literal[0, 2, 4] = 0
+    """Noise without a mean in squares of so many cells: 4, a token, so that it cannot become a
+    tint; 2, so that only the finest texture is left. 0: as it comes."""
 
     def problems(self) -> Iterator[Problem]:
         """What types and bounds cannot say."""

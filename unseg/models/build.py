@@ -71,6 +71,9 @@ SIZES: dict[str, SizeSpec] = {
     "vit_h": SizeSpec(embed_dim=1280, depth=32, num_heads=16, global_attn_indexes=(7, 15, 23, 31)),
 }
 
+NOISE_CENTRED = (0, 2, 4)
+"""Sides of squares that noise can be without a mean in: a token has 4 cells a side."""
+
 RESNET50 = "resnet50"
 """Surrogate of the paper's ablation: a ResNet-50 with the prompt encoder and decoder of `vit_b`."""
 
@@ -81,7 +84,7 @@ def build_generator(
     noise_readout: NoiseReadout = "noise_tokens",
     *,
     noise_channels: NoiseChannels = "rgb",
-    noise_centred: bool = False,
+    noise_centred: int = 0,
     train_encoder: bool = False,
 ) -> Generator:
     """Randomly initialised generator, drawn from torch's global generator.
@@ -92,7 +95,7 @@ def build_generator(
             (1024 for `vit_b`).
         noise_readout: `noise_tokens`, or `official` for the released weights.
         noise_channels: which colours share their noise; see `unseg.noise.FIELD_OF_COLOUR`.
-        noise_centred: take the mean of each token's noise away; see `unseg.noise.without_means`.
+        noise_centred: side in cells of the squares of noise without a mean, 2 or 4; 0: none.
         train_encoder: train the image encoder as well as the noise branches.
 
     Raises:
@@ -106,6 +109,8 @@ def build_generator(
     ):
         if value not in choices:
             raise UserError(f"{name}={value!r}: choose from {', '.join(choices)}")
+    if noise_centred not in NOISE_CENTRED:
+        raise UserError(f"noise_centred={noise_centred!r}: choose from {NOISE_CENTRED}")
     return Generator(
         image_encoder=_image_encoder(spec, image_size),
         prompt_encoder=_prompt_encoder(spec, image_size),

@@ -27,7 +27,8 @@ class Generator(nn.Module):
         size: name of the model size, for `build_arguments`.
         noise_readout: which transformer outputs become noise; see `NoiseDecoder.forward`.
         noise_channels: colours that share a field carry the mean of their outputs before tanh.
-        noise_centred: take the mean of each token's noise away; see `unseg.noise.without_means`.
+        noise_centred: side in cells of the squares without a mean, see `unseg.noise.without_means`;
+            a divisor of 4g, or 0 for noise as it comes.
         train_encoder: train the image encoder too.
 
     Attributes:
@@ -51,7 +52,7 @@ class Generator(nn.Module):
         size: str,
         noise_readout: NoiseReadout = "noise_tokens",
         noise_channels: NoiseChannels = "rgb",
-        noise_centred: bool = False,
+        noise_centred: int = 0,
         train_encoder: bool = False,
     ) -> None:
         super().__init__()
@@ -129,7 +130,7 @@ class Generator(nn.Module):
         if self.noise_channels != "rgb":
             noise = shared_by_colours(noise, self.noise_channels)
         noise = torch.tanh(noise)
-        return without_means(noise, self.noise_size // self.grid) if self.noise_centred else noise
+        return without_means(noise, self.noise_centred) if self.noise_centred else noise
 
     def _encode(self, image: Tensor) -> EncoderOutput:
         if self.encoder_dtype is None:
