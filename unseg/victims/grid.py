@@ -25,7 +25,7 @@ from unseg.utils.distributed import pick_device
 from unseg.utils.errors import UserError
 from unseg.utils.files import atomic_write, atomic_write_bytes
 from unseg.victims.cells import Cell, Layout, expand, locked
-from unseg.victims.jobs import RESULT, TensorCache, run_cell
+from unseg.victims.jobs import RESULT, STATE, TensorCache, run_cell
 from unseg.victims.pictures import SPLITS, make_pictures, split_config
 from unseg.victims.plan import check_grid
 
@@ -100,6 +100,8 @@ class _Runner:
     def _is_done(self, folder: Path) -> bool:
         if not (folder / RESULT).is_file():
             return False
+        # A process killed between writing the result and removing its state leaves both.
+        (folder / STATE).unlink(missing_ok=True)
         self.outcome.done += 1
         return True
 
