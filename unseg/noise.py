@@ -51,7 +51,7 @@ def without_means(noise: Tensor, cells: int) -> Tensor:
 
     Returns:
         (B, C, H, W) in [-1, 1]: what of a square deviates from its mean m, over 1 + |m|, so that
-        only balanced noise reaches the bounds.
+        only noise of balanced signs reaches the bounds in every cell.
     """
     means = F.avg_pool2d(noise, cells).repeat_interleave(cells, -1).repeat_interleave(cells, -2)
     return (noise - means) / (1 + means.abs())

@@ -100,7 +100,7 @@ class NoiseConfig:
     another for blue (survives it, and has a contrast of colours too)."""
     centred: Literal[0, 2, 4] = 0
     """Noise without a mean in squares of so many cells: 4, a token, so that it cannot become a
-    tint; 2, so that only the finest texture is left. 0: as it comes."""
+    tint; 2, finer texture still. 0: as it comes."""
 
     def problems(self) -> Iterator[Problem]:
         """What types and bounds cannot say."""
