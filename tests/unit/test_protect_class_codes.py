@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import numpy as np
@@ -10,30 +11,46 @@ import torch
 from generate_cases import make_image
 from PIL import Image
 
-from unseg.noise import upsample_noise
+from unseg.noise import FIELD_OF_COLOUR, upsample_noise
 from unseg.protect.compose import protected_pixels
 from unseg.protect.methods import METHODS, MethodOptions, build_method
-from unseg.protect.methods.class_codes import class_code, coded_by_class
+from unseg.protect.methods.class_codes import CODE_SIDE, class_code, coded_by_class
 from unseg.protect.picture import Picture
 
-GRID, TILE, SEED = 12, 4, 7
-CODE = {"tile": TILE, "channels": "rgb", "seed": SEED}
+GRID = 12
 
 
 def field(side: int = GRID, seed: int = 0) -> torch.Tensor:
     return torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
 
-def test_each_class_has_a_code_of_its_own_that_a_seed_repeats():
-    codes = torch.cat([class_code(label, **CODE) for label in range(20)])
-    assert codes.shape == (20, 3, TILE, TILE)
+@pytest.mark.parametrize(("channels", "number"), [("rgb", 189), ("luma", 63), ("yellow_blue", 63)])
+def test_each_class_has_a_code_of_its_own(channels, number):
+    codes = torch.cat([class_code(label, channels=channels) for label in range(2 * number)])
+    assert codes.shape == (2 * number, 3, CODE_SIDE, CODE_SIDE)
     assert set(codes.unique().tolist()) == {-1.0, 1.0}
-    alike = (codes.flatten(1) @ codes.flatten(1).T / codes[0].numel()).fill_diagonal_(0)
-    assert alike.abs().max() < 0.7
-    assert torch.equal(class_code(3, **CODE)[0], codes[3])
-    assert not torch.equal(class_code(3, tile=TILE, channels="rgb", seed=SEED + 1)[0], codes[3])
-    grey = class_code(3, tile=TILE, channels="luma", seed=SEED)
-    assert torch.equal(grey[:, 0], grey[:, 2])
+    assert (codes.mean((2, 3)) == 0).all()
+    fields = torch.tensor(FIELD_OF_COLOUR[channels])
+    for first, second in itertools.combinations(range(3), 2):
+        if fields[first] == fields[second]:
+            assert torch.equal(codes[:, first], codes[:, second])
+    alike = codes.flatten(1) @ codes.flatten(1).T / codes[0].numel()
+    assert torch.equal(codes[number:], -codes[:number])
+    # Two contrasts of one pattern share a third of their signs' product, other patterns nothing.
+    others = alike[:number, :number].fill_diagonal_(0).abs()
+    assert others.max() <= 1 / 3 + 1e-6
+    assert torch.equal(class_code(2 * number + 5, channels=channels), codes[5:6])
+
+
+def test_the_first_codes_are_the_coarsest_stripes():
+    first = class_code(0, channels="luma")[0, 0]
+    assert torch.equal(first, torch.tensor([1.0] * 4 + [-1.0] * 4).expand(8, 8))
+    assert torch.equal(class_code(1, channels="luma")[0, 0], first.T)
+    changes = [
+        sum(int(code.diff(dim=axis).ne(0).any(1 - axis).sum()) for axis in (0, 1))
+        for code in (class_code(label, channels="luma")[0, 0] for label in range(63))
+    ]
+    assert changes == sorted(changes)
 
 
 def test_a_pixel_carries_the_noise_of_an_image_that_is_all_of_its_class():
@@ -42,7 +59,7 @@ def test_a_pixel_carries_the_noise_of_an_image_that_is_all_of_its_class():
     labels = rng.integers(-1, 5, (height, width))
     classes = torch.from_numpy(labels)[None, None]
     noise = field()
-    found = coded_by_class(noise, classes, grid=GRID, **CODE)
+    found = coded_by_class(noise, classes, grid=GRID, channels="rgb")
     assert found.shape == (1, 3, width, width)
     plain = upsample_noise(noise, (height, width))
     for label in range(-1, 5):
@@ -51,7 +68,9 @@ def test_a_pixel_carries_the_noise_of_an_image_that_is_all_of_its_class():
             coded = noise.clone()
             for y in range(GRID):
                 for x in range(GRID):
-                    coded[..., y, x] *= class_code(label, **CODE)[..., y % TILE, x % TILE]
+                    coded[..., y, x] *= class_code(label, channels="rgb")[
+                        ..., y % CODE_SIDE, x % CODE_SIDE
+                    ]
             wanted = upsample_noise(coded, (height, width))
         inside = torch.from_numpy(labels == label)
         assert inside.any()
@@ -61,10 +80,11 @@ def test_a_pixel_carries_the_noise_of_an_image_that_is_all_of_its_class():
 def test_noise_at_full_size_gets_the_codes_of_its_cells():
     side = 2 * GRID
     classes = torch.zeros(1, 1, side, side, dtype=torch.int32)
-    found = coded_by_class(torch.ones(1, 3, side, side), classes, grid=GRID, **CODE)
+    found = coded_by_class(torch.ones(1, 3, side, side), classes, grid=GRID, channels="rgb")
+    code = class_code(0, channels="rgb")
     for y in range(side):
         for x in range(side):
-            wanted = class_code(0, **CODE)[..., y // 2 % TILE, x // 2 % TILE]
+            wanted = code[..., y // 2 % CODE_SIDE, x // 2 % CODE_SIDE]
             assert torch.equal(found[..., y, x], wanted)
 
 

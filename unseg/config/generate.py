@@ -54,7 +54,7 @@ class NoiseConfig:
     grid: int | None = bounded(None, low=1, high=4096)
     """Side of the grid of the sign methods; None: the generator's noise grid."""
     tile: int = bounded(4, low=1, high=4096)
-    """Side of the piece that tiled_sign and the codes of by_class repeat, in cells of the grid."""
+    """Side of the piece that tiled_sign repeats, in cells of the grid."""
     channels: Literal["rgb", "luma", "yellow_blue"] | None = None
     """Which colours of the sign methods share their signs (unseg.noise.FIELD_OF_COLOUR);
     None: as the generator, else rgb."""

@@ -199,7 +199,7 @@ def _settings(
         "output.layout": config.output.layout,
         "output.keep_suffix": config.output.keep_suffix,
     }
-    if config.method == "tiled_sign" or options.by_class:
+    if config.method == "tiled_sign":
         values |= {"noise.tile": options.tile}
     if options.by_class:
         values |= {"noise.by_class": True, "noise.classes": config.noise.classes}

@@ -51,7 +51,7 @@ class MethodOptions:
         epsilon_bg: bound outside.
         seed: of all randomness.
         grid: side of the noise grid of the sign methods.
-        tile: side of the piece that `tiled_sign` and class codes repeat, in cells of the grid.
+        tile: side of the piece that `tiled_sign` repeats, in cells of the grid.
         channels: which colours share their signs.
         quality: JPEG quality of `jpeg_only`.
         psnr: in dB, what methods without a bound are brought to; None: their own budget.

@@ -35,9 +35,7 @@ class UnSeg:
                 noise,
                 canvas.classes,
                 grid=self.options.grid,
-                tile=self.options.tile,
                 channels=self.options.channels,
-                seed=self.options.seed,
             )
         if canvas.image.shape[1] == 1:
             # A grey picture stays grey: it carries the mean of the three colours' noise.
