@@ -29,8 +29,9 @@ def protected_by(name, *, key="a", channels=3, dtype=np.uint8, noise=None, **opt
     elif noise is None and method.noise_from != "none":
         noise = saturated
     picture = Picture(pixels=pixels)
+    classes = region.astype(np.int32) if method.needs_classes else None
     result = protected_pixels(
-        picture, key=key, region=region, method=method, noise=noise, device=CPU
+        picture, key=key, region=region, method=method, noise=noise, device=CPU, classes=classes
     )
     return pixels, result, region, method
 

@@ -14,6 +14,7 @@ MethodName = Literal[
     "random_sign",
     "fixed_sign",
     "tiled_sign",
+    "class_sign",
     "flat",
     "shuffled",
     "jpeg_only",
@@ -22,10 +23,12 @@ MethodName = Literal[
     "cuda",
     "em",
 ]
-SIGN_METHODS = ("random_sign", "fixed_sign", "tiled_sign")
-"""Methods that draw signs on a grid; they need no generator where `noise.grid` is set."""
+SIGN_METHODS = ("random_sign", "fixed_sign", "tiled_sign", "class_sign")
+"""Methods that put signs on a grid; they need no generator where `noise.grid` is set."""
 CLASS_METHODS = ("synper", "ar", "cuda")
 """Methods that go by the classes of the label map and have no bound on a pixel's change."""
+LABEL_METHODS = (*CLASS_METHODS, "class_sign")
+"""Methods whose noise depends on the classes of the label map."""
 PromptKind = Literal["mask", "box", "points", "whole"]
 OutputFormatName = Literal["png", "same", "jpeg"]
 Layout = Literal["tree", "mirror"]
@@ -61,11 +64,8 @@ class NoiseConfig:
     psnr: float | None = bounded(None, low=5, high=100)
     """PSNR in dB that synper, ar and cuda are brought to on every image; None: their own budgets.
     cuda, which is interpolated towards the clean image, is never made stronger than it is."""
-    by_class: bool = False
-    """Flip the signs of each class's noise in a pattern of its own: for label maps in which every
-    pixel belongs to a class, where one noise for all has nothing to mark a class with."""
     classes: Literal["label", "region"] = "label"
-    """by_class, synper, ar, cuda, em: the classes of the label map, or two: region and rest."""
+    """class_sign, synper, ar, cuda, em: the classes of the label map, or two: region and rest."""
     patch: int | None = bounded(None, low=8, high=4096)
     """Side of the pieces that ar fills one by one; None: each image in one piece."""
 
@@ -198,7 +198,8 @@ class GenerateConfig:
     method: MethodName = "unseg"
     """unseg, or a control: random_sign (new signs per image), fixed_sign (one field of signs),
     tiled_sign (a small tile of signs, repeated), flat (the inner budget everywhere), shuffled
-    (noise made for another image), jpeg_only (no noise); or a training-free method with a pattern
+    (noise made for another image), jpeg_only (no noise); class_sign, a pattern of signs for each
+    class, for label maps in which every pixel has one; or a training-free method with a pattern
     for each class of the label map, background included: synper (linearly separable patches), ar
     (autoregressive fields), cuda (3x3 filters); or em: noise learnt for the whole list against a
     small surrogate, for small sets."""
@@ -221,8 +222,6 @@ class GenerateConfig:
             yield "prompt.per_instance", "has no meaning with prompt.kind=whole"
         if self.noise.psnr is not None and self.method not in CLASS_METHODS:
             yield "noise.psnr", f"is read by {', '.join(CLASS_METHODS)} alone, not by {self.method}"
-        if self.noise.by_class and self.method in (*CLASS_METHODS, "em", "jpeg_only"):
-            yield "noise.by_class", f"has no meaning with method {self.method}"
         if self.noise.patch is not None and self.method != "ar":
             yield "noise.patch", f"is read by ar alone, not by {self.method}"
         if self.output.layout == "mirror" and self.run.limit is not None:

@@ -173,7 +173,6 @@ def _method_options(config: GenerateConfig, model: Any) -> MethodOptions:
         channels=noise.channels or ("rgb" if model is None else model.noise_channels),
         quality=config.output.quality,
         psnr=noise.psnr,
-        by_class=noise.by_class,
         patch=noise.patch,
     )
 
@@ -201,8 +200,8 @@ def _settings(
     }
     if config.method == "tiled_sign":
         values |= {"noise.tile": options.tile}
-    if options.by_class:
-        values |= {"noise.by_class": True, "noise.classes": config.noise.classes}
+    if config.method == "class_sign":
+        values |= {"noise.classes": config.noise.classes}
     if config.method in SIGN_METHODS:
         values |= {"noise.grid": options.grid, "noise.channels": options.channels}
     if config.method in CLASS_METHODS:

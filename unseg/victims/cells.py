@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from unseg.config.evaluate import CLEAN, DENSE_TASKS, EvaluateConfig, MethodConfig
-from unseg.config.generate import CLASS_METHODS, SIGN_METHODS
+from unseg.config.generate import CLASS_METHODS, LABEL_METHODS, SIGN_METHODS
 from unseg.config.load import to_dict
 from unseg.utils.files import atomic_write, sha256_file
 
@@ -155,8 +155,8 @@ class Layout:
             return self.cache_dir / "protected" / self._index[cell.name][1]
         method = self.config.methods[cell.method]
         has_own_grid = method.method in SIGN_METHODS and "noise.grid" in method.options
-        goes_by_classes = method.method in CLASS_METHODS
-        needs_none = has_own_grid or goes_by_classes
+        goes_by_classes = method.method in LABEL_METHODS
+        needs_none = has_own_grid or method.method in CLASS_METHODS
         generator = method.generator or (None if needs_none else "default")
         key = fingerprint(
             self.pictures(cell.data).name,

@@ -18,7 +18,7 @@ import torch
 
 from unseg.config.dataset import DatasetConfig
 from unseg.config.evaluate import CLEAN, FOLDER, EvaluateConfig
-from unseg.config.generate import CLASS_METHODS, GenerateConfig
+from unseg.config.generate import LABEL_METHODS, GenerateConfig
 from unseg.config.load import from_dict, to_dict, to_yaml
 from unseg.protect.generate import generate
 from unseg.utils.distributed import pick_device
@@ -178,7 +178,7 @@ def _protect(
     }
     if method.generator is not None:
         values["generator"] = {"path": method.generator}
-    if method.method in CLASS_METHODS and config.data[cell.data].task == "foreground":
+    if method.method in LABEL_METHODS and config.data[cell.data].task == "foreground":
         values["noise"]["classes"] = "region"
     for key, value in method.options.items():
         *sections, last = key.split(".")

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from unseg.protect.methods.autoregressive import Autoregressive
 from unseg.protect.methods.base import Canvas, Method, MethodOptions, NoiseSource
+from unseg.protect.methods.class_signs import ClassSign
 from unseg.protect.methods.codec import JpegOnly
 from unseg.protect.methods.convolutional import Convolutional
 from unseg.protect.methods.error_minimising import ErrorMinimising
@@ -33,6 +34,7 @@ METHODS: dict[str, Callable[[MethodOptions], Method]] = {
     "random_sign": RandomSign,
     "fixed_sign": FixedSign,
     "tiled_sign": TiledSign,
+    "class_sign": ClassSign,
     "flat": Flat,
     "shuffled": Shuffled,
     "jpeg_only": JpegOnly,

@@ -55,7 +55,6 @@ class MethodOptions:
         channels: which colours share their signs.
         quality: JPEG quality of `jpeg_only`.
         psnr: in dB, what methods without a bound are brought to; None: their own budget.
-        by_class: noise times a code of each class, for methods that compose noise with an image.
         patch: side of the pieces that `ar` fills one by one; None: the whole image is one.
     """
 
@@ -67,7 +66,6 @@ class MethodOptions:
     channels: NoiseChannels = "rgb"
     quality: int = 95
     psnr: float | None = None
-    by_class: bool = False
     patch: int | None = None
 
 

@@ -7,7 +7,6 @@ from torch import Tensor
 
 from unseg.noise import compose
 from unseg.protect.methods.base import Canvas, MethodOptions, NoiseSource
-from unseg.protect.methods.class_codes import coded_by_class
 
 
 class UnSeg:
@@ -19,8 +18,6 @@ class UnSeg:
     def __init__(self, options: MethodOptions) -> None:
         self.options = options
         self.bounds: tuple[float, float] | None = (options.epsilon, options.epsilon_bg)
-        if options.by_class:
-            self.needs_classes = True
 
     def __call__(self, canvas: Canvas) -> Tensor:
         """`clip(image + budget * noise)`."""
@@ -29,14 +26,6 @@ class UnSeg:
 
     def _compose(self, canvas: Canvas, noise: Tensor) -> Tensor:
         assert self.bounds is not None
-        if self.options.by_class:
-            assert canvas.classes is not None
-            noise = coded_by_class(
-                noise,
-                canvas.classes,
-                grid=self.options.grid,
-                channels=self.options.channels,
-            )
         if canvas.image.shape[1] == 1:
             # A grey picture stays grey: it carries the mean of the three colours' noise.
             noise = noise.mean(1, keepdim=True)
