@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from unseg.noise import NoiseChannels, upsample_noise
-from unseg.protect.methods.base import VOID, Canvas, MethodOptions
+from unseg.protect.methods.base import VOID, Canvas
 from unseg.protect.methods.signs import RandomSign
 
 CODE_SIDE = 8
@@ -31,9 +31,7 @@ than in brightness, so bands of two colours are a better lure."""
 class ClassSign(RandomSign):
     """A code of signs for each class, the same in all images; void pixels stay as they are."""
 
-    def __init__(self, options: MethodOptions) -> None:
-        super().__init__(options)
-        self.needs_classes = True
+    needs_classes = True
 
     def __call__(self, canvas: Canvas) -> Tensor:
         """`clip(image + budget * code of the pixel's class)`."""
