@@ -13,7 +13,7 @@ from benchmarks import plain_data
 from benchmarks.measure import Row, Settings, compare, largest
 from benchmarks.pictures import TRAINING_SIZES, write_set
 from benchmarks.plain_data import PlainSample, Sides
-from unseg.data.interactive import open_folders
+from unseg.data.hqseg import open_folders
 from unseg.data.loader import TrainLoader
 from unseg.data.prompts import boxes_from_masks, generator_prompts
 from unseg.data.transforms import to_surrogate_frame

@@ -25,10 +25,10 @@ from unseg.config.generate import GenerateConfig
 from unseg.config.load import load_config
 from unseg.models import SIZES, Generator
 from unseg.models.weights import save_release
-from unseg.protect.generate import generate
-from unseg.protect.pipeline import Plan
-from unseg.protect.prepare import prepare
-from unseg.protect.writer import WriteJob, write_protected
+from unseg.protection.plan import prepare
+from unseg.protection.run import generate
+from unseg.protection.stream import Plan
+from unseg.protection.writing.writer import WriteJob, write_protected
 from unseg.types import Prompts
 
 VOC, CITYSCAPES = (375, 500), (1024, 2048)

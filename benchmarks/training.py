@@ -16,7 +16,7 @@ from benchmarks.data import EPOCH, SEED, train_loader, training_sides
 from benchmarks.measure import Row, Settings, compare
 from benchmarks.models import seeded_generator, seeded_surrogate
 from benchmarks.pictures import TRAINING_SIZES, write_set
-from unseg.data.interactive import open_folders
+from unseg.data.hqseg import open_folders
 from unseg.engine.bilevel import STEPS, BilevelSchedule, Game, frozen
 from unseg.engine.optim import build_adam
 from unseg.losses import choose_points, mask_losses

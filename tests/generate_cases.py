@@ -14,9 +14,9 @@ from unseg.config.generate import GenerateConfig
 from unseg.config.load import load_config
 from unseg.models import Generator
 from unseg.models.weights import save_release
-from unseg.protect.generate import generate
-from unseg.protect.manifest import read_manifest
-from unseg.protect.summary import Summary
+from unseg.protection.run import generate
+from unseg.protection.writing.manifest import read_manifest
+from unseg.protection.writing.summary import Summary
 
 RECORDS = ("manifest", "summary.json", "run.json", "config.yaml", ".unseg.lock")
 

@@ -19,9 +19,9 @@ import torch
 from generate_cases import make_image, saturated_generator
 from PIL import Image, ImageCms
 
+from unseg.io.pictures import read_picture
 from unseg.page.protecting import Protector
 from unseg.page.session import Limits
-from unseg.protect.picture import read_picture
 
 SIZE = (90, 120)
 """(H, W), upright."""

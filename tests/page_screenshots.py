@@ -19,8 +19,8 @@ from page_cases import served
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-from unseg.api import load_generator
 from unseg.data.synthetic import Synthetic
+from unseg.protection.api import load_generator
 
 BRUSH = ((0.31, 0.32), (0.38, 0.26), (0.46, 0.24), (0.56, 0.3), (0.68, 0.42), (0.56, 0.44))
 BRUSH += ((0.44, 0.38), (0.35, 0.33), (0.46, 0.3), (0.6, 0.38))

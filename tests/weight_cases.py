@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from unseg.models import Generator, Surrogate, build_generator, build_surrogate
-from unseg.models.sam import sam_state
+from unseg.models.formats.sam import sam_state
 from unseg.types import Prompts
 
 

@@ -10,8 +10,8 @@ import torch.multiprocessing as multiprocessing
 from generate_cases import entries_of, make_config, make_set, protect_set, saturated_generator
 from generate_cases import tree_bytes as bytes_of
 
-from unseg.protect.generate import generate
-from unseg.protect.pipeline import KEPT
+from unseg.protection.run import generate
+from unseg.protection.stream import KEPT
 from unseg.utils import distributed
 from unseg.utils.errors import UserError
 

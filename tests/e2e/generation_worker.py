@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from generate_cases import make_config, saturated_generator  # noqa: E402
 
-from unseg.protect.generate import generate  # noqa: E402
+from unseg.protection.run import generate  # noqa: E402
 
 
 def main() -> None:

@@ -75,7 +75,7 @@ def test_killed_or_not_a_panoptic_cell_ends_the_same(tmp_path: Path) -> None:
 
 def stop_after_first_epoch(path: Path) -> None:
     """Run a grid in this process until its first state is written, as a kill would leave it."""
-    from unseg.victims import jobs
+    from unseg.victims.grid import run_cell as jobs
 
     write_state = jobs.StateSaver.__call__
 

@@ -22,9 +22,9 @@ from PIL import Image
 from unseg.cli import main
 from unseg.config.generate import GenerateConfig
 from unseg.config.load import load_config
+from unseg.io.pictures import read_picture
 from unseg.models import build_generator
-from unseg.protect.generate import generate
-from unseg.protect.picture import read_picture
+from unseg.protection.run import generate
 
 pytestmark = pytest.mark.e2e
 

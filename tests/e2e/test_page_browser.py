@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from page_cases import LOADED, check_archive, connections, make_pictures, served
 
+from unseg.io.pictures import read_picture
 from unseg.page import handlers
-from unseg.protect.picture import read_picture
 
 pytest.importorskip("gradio", reason="gradio is missing: pip install -e .[demo]")
 playwright = pytest.importorskip(

@@ -24,9 +24,9 @@ from generate_cases import save_generator
 from page_cases import KINDS, LOADED, check_archive, connections, make_pictures, served
 
 from unseg.cli import main
+from unseg.io.pictures import read_picture
 from unseg.models import weights
 from unseg.page.session import Limits
-from unseg.protect.picture import read_picture
 
 pytest.importorskip("gradio", reason="gradio is missing: pip install -e .[demo]")
 pytestmark = pytest.mark.e2e

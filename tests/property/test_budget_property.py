@@ -13,10 +13,10 @@ from PIL import Image
 
 from unseg.config.generate import GenerateConfig
 from unseg.config.load import load_config
-from unseg.protect.encode import png_bytes, tiff_bytes
-from unseg.protect.generate import generate
-from unseg.protect.inputs import GivenPictures, GivenPrompts
-from unseg.protect.picture import read_picture
+from unseg.io.encode import png_bytes, tiff_bytes
+from unseg.io.pictures import read_picture
+from unseg.protection.reading.given_pictures import GivenPictures, GivenPrompts
+from unseg.protection.run import generate
 
 MODES = ("L", "LA", "P", "RGB", "RGBA", "I;16", "RGB;16", "CMYK")
 PROMPTS = ("mask", "box", "boxes", "points", "whole")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unseg.protect.compose import measure
+from unseg.protection.compose import measure
 
 REGIONS = ("empty", "full", "random", "part")
 DEPTHS = (np.uint8, np.uint16)

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from unseg.protect import encode
-from unseg.protect.picture import (
+from unseg.io import encode
+from unseg.io.pictures import (
     Picture,
     decode_picture,
     encode_picture,

@@ -12,8 +12,8 @@ import pytest
 from unseg.commands.data import check_data
 from unseg.config.dataset import DatasetConfig
 from unseg.data.annotations import VOID, build_source
-from unseg.protect.picture import read_picture
-from unseg.protect.region import fit_annotation, instance_regions, region_from_annotation
+from unseg.io.pictures import read_picture
+from unseg.protection.reading.region import fit_annotation, instance_regions, region_from_annotation
 
 DUBAI = {
     "building": (60, 16, 152),

@@ -16,8 +16,8 @@ import torch
 
 from unseg.config.dataset import DatasetConfig
 from unseg.data.annotations import build_source
-from unseg.victims.average_precision import AveragePrecision
-from unseg.victims.segments import Found, Segments, mask_boxes, segments_of
+from unseg.victims.data.segments import Found, Segments, mask_boxes, segments_of
+from unseg.victims.training.average_precision import AveragePrecision
 
 DATA = os.environ.get("UNSEG_DATA")
 

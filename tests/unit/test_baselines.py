@@ -14,15 +14,21 @@ from PIL import Image
 
 from unseg.config.generate import CLASS_METHODS
 from unseg.data.annotations.base import Annotation, Segment
-from unseg.protect.compose import measure, protected_pixels
-from unseg.protect.generate import generate
-from unseg.protect.methods import MethodOptions, build_method
-from unseg.protect.methods.autoregressive import LEAD, Autoregressive, draw_filter, fill, is_bounded
-from unseg.protect.methods.base import Canvas, matched
-from unseg.protect.methods.convolutional import Convolutional
-from unseg.protect.methods.synper import NUM_VALUES, LinearSeparable
-from unseg.protect.picture import Picture
-from unseg.protect.region import class_map_of
+from unseg.io.pictures import Picture
+from unseg.protection.compose import measure, protected_pixels
+from unseg.protection.methods import MethodOptions, build_method
+from unseg.protection.methods.autoregressive import (
+    LEAD,
+    Autoregressive,
+    draw_filter,
+    fill,
+    is_bounded,
+)
+from unseg.protection.methods.base import Canvas, matched
+from unseg.protection.methods.cuda import Convolutional
+from unseg.protection.methods.synper import NUM_VALUES, LinearSeparable
+from unseg.protection.reading.region import class_map_of
+from unseg.protection.run import generate
 from unseg.utils.errors import UserError
 
 SIZE = (40, 56)

@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 import pytest
 
-from unseg.data.instances import open_coco_instances
-from unseg.data.records import DataError, check_dataset
+from unseg.data.coco_instances import open_coco_instances
+from unseg.data.pairs import DataError, check_dataset
 from unseg.utils.errors import UserError
 
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from unseg.data import Synthetic
-from unseg.data.interactive import open_list
+from unseg.data.hqseg import open_list
 from unseg.data.loader import TrainLoader, finish
-from unseg.data.records import DataError, PairDataset
+from unseg.data.pairs import DataError, PairDataset
 from unseg.data.transforms import OBJECT_ABOVE, to_surrogate_frame
 from unseg.types import Batch, Sample
 

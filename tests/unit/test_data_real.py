@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from unseg.data.instances import open_coco_instances
-from unseg.data.interactive import open_list
+from unseg.data.coco_instances import open_coco_instances
+from unseg.data.hqseg import open_list
 from unseg.data.loader import TrainLoader, ValidationLoader
-from unseg.data.records import Subset, check_dataset
+from unseg.data.pairs import Subset, check_dataset
 from unseg.data.transforms import OBJECT_ABOVE
 
 

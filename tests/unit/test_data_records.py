@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 import pytest
 
-from unseg.data.interactive import PARTS, TRAINING_PARTS, open_hqseg, open_list, open_part
-from unseg.data.records import DataError, Joined, PairDataset, StringTable, Subset, check_dataset
+from unseg.data.hqseg import PARTS, TRAINING_PARTS, open_hqseg, open_list, open_part
+from unseg.data.pairs import DataError, Joined, PairDataset, StringTable, Subset, check_dataset
 from unseg.utils.errors import UserError
 
 

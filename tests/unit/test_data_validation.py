@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 
 from unseg.data import Synthetic
-from unseg.data.interactive import open_list
+from unseg.data.hqseg import open_list
 from unseg.data.loader import ValidationLoader
-from unseg.data.records import PairDataset
+from unseg.data.pairs import PairDataset
 
 
 def write_set(folder: Path, sizes: list[tuple[int, int]]) -> PairDataset:

@@ -16,7 +16,7 @@ from unseg.engine.bilevel import (
     surrogate_step,
 )
 from unseg.engine.optim import RateSchedule
-from unseg.engine.robust import RandomDegrade
+from unseg.engine.random_degrade import RandomDegrade
 from unseg.losses import choose_points, mask_losses
 from unseg.noise import compose
 from unseg.types import Phase

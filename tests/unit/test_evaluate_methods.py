@@ -16,14 +16,14 @@ from unseg.config.evaluate import (
     SyntheticConfig,
     VictimConfig,
 )
-from unseg.protect.manifest import read_manifest
-from unseg.victims.cells import Cell, Layout, expand
-from unseg.victims.grid import make_protected, run_grid
-from unseg.victims.jobs import RESULT
-from unseg.victims.mixtures import mixture_section
-from unseg.victims.parts import Table, budget_title, method_title
-from unseg.victims.pictures import make_pictures
-from unseg.victims.tables import Key, Row, Spread
+from unseg.protection.writing.manifest import read_manifest
+from unseg.victims.data.splits import make_pictures
+from unseg.victims.grid.cells import Cell, Layout, expand
+from unseg.victims.grid.run_cell import RESULT
+from unseg.victims.grid.run_grid import make_protected, run_grid
+from unseg.victims.report.aggregate import Key, Row, Spread
+from unseg.victims.report.elements import Table, budget_title, method_title
+from unseg.victims.report.mixture_section import mixture_section
 
 RECIPE = RecipeConfig(image_size=16, epochs=6, batch_size=4, lr=1e-2)
 

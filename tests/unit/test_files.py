@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from unseg.utils.errors import UserError
-from unseg.utils.files import (
+from unseg.io.files import (
     atomic_write,
     atomic_write_bytes,
     image_size,
@@ -24,6 +23,7 @@ from unseg.utils.files import (
     resolve_inside,
     sha256_file,
 )
+from unseg.utils.errors import UserError
 
 
 @pytest.fixture

@@ -20,23 +20,29 @@ PYTHON_FILES = [*MODULES, *sorted(ROOT.glob("*.py")), *sorted((ROOT / "tests").r
 OWN_NAMES = {path.stem for path in (ROOT / "unseg").iterdir()}
 MAX_LINES = 400
 
-PURE = ("types", "noise", "losses", "metrics", "metrics_panoptic", "degrade")
-BASE = ("config", "utils", *PURE)
+PURE = ("types", "noise", "losses", "metrics", "panoptic_quality", "degrade")
+BASE = ("config", "io", "utils", *PURE)
+VICTIM_ROOMS = ("data", "networks", "training", "grid", "report")
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "config": ("config", "utils.errors"),
     "utils": ("utils",),
+    "io": ("io", "utils"),
     **dict.fromkeys(PURE, PURE),
     "data": (*BASE, "data"),
     "models": (*BASE, "models"),
     "engine": (*BASE, "data", "models", "engine"),
-    "protect": (*BASE, "data", "models", "protect"),
-    "victims": (*BASE, "data", "models", "victims"),
-    "victims.grid": (*BASE, "data", "models", "victims", "protect"),
-    "page": (*BASE, "data", "models", "page", "protect"),
+    "protection": (*BASE, "data", "models", "protection"),
+    "protection.reading": (*BASE, "data", "models", "protection.reading"),
+    "protection.methods": (*BASE, "models", "protection.methods"),
+    "page": (*BASE, "data", "models", "page", "protection"),
     # The package's front door and the entry points see everything; nothing below sees them.
-    "": ("api", "commands", "cli", *BASE, "data", "models", "engine", "protect", "victims", "page"),
+    "": ("commands", "cli", *BASE, "data", "models", "engine", "protection", "victims", "page"),
 }
-MAY_IMPORT |= dict.fromkeys(("api", "cli", "commands"), MAY_IMPORT[""])
+MAY_IMPORT |= dict.fromkeys(("cli", "commands"), MAY_IMPORT[""])
+for number, room in enumerate(VICTIM_ROOMS, 1):
+    below = tuple(f"victims.{name}" for name in VICTIM_ROOMS[:number])
+    MAY_IMPORT[f"victims.{room}"] = (*BASE, "data", "models", *below)
+MAY_IMPORT["victims.grid"] += ("protection",)
 """Part of the package -> the parts that it may import; the longest matching name decides."""
 
 PURE_LIBRARIES = {"torch", "torchvision", "numpy"}

@@ -8,8 +8,8 @@ import logging
 import numpy as np
 import pytest
 
+from unseg.engine.metric_log import MetricLog
 from unseg.utils.logging import Progress, setup_logging
-from unseg.utils.metric_log import MetricLog
 
 
 def read_lines(run_dir) -> list[dict]:

@@ -16,10 +16,10 @@ from generate_cases import (
 )
 from torch import nn
 
-from unseg.protect import forward
-from unseg.protect.forward import NoiseMaker, Row, runs_in_bfloat16
-from unseg.protect.generate import generate
-from unseg.protect.region import model_prompts
+from unseg.protection import noise_maker as forward
+from unseg.protection.noise_maker import NoiseMaker, Row, runs_in_bfloat16
+from unseg.protection.reading.region import model_prompts
+from unseg.protection.run import generate
 from unseg.utils.errors import UserError
 from unseg.utils.processor import instruction_sets
 

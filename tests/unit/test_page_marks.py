@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from unseg.io.pictures import Picture
 from unseg.page.marks import (
     Marks,
     Stroke,
@@ -16,8 +17,7 @@ from unseg.page.marks import (
     parse_marks,
     parse_message,
 )
-from unseg.protect.picture import Picture
-from unseg.protect.region import region_from_prompt
+from unseg.protection.reading.region import region_from_prompt
 from unseg.utils.errors import UserError
 
 

@@ -13,13 +13,13 @@ from generate_cases import save_generator
 from page_cases import KINDS, SIZE, make_pictures, png_of_size, protector
 
 from unseg.commands.protect import main as protect_command
+from unseg.io.pictures import read_picture
 from unseg.page import protecting
 from unseg.page.handlers import Handlers
 from unseg.page.marks import Marks, Stroke
 from unseg.page.protecting import describe_result, downloads
 from unseg.page.session import Limits, Session, Sessions
-from unseg.protect.check import check_set
-from unseg.protect.picture import read_picture
+from unseg.protection.writing.check import check_set
 from unseg.utils.errors import UserError
 
 STRENGTH = {"epsilon": 8, "epsilon_bg": 2}

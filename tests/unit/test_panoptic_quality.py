@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from unseg.metrics_panoptic import NO_SEGMENT, OPEN_GROUND, PanopticQuality
+from unseg.panoptic_quality import NO_SEGMENT, OPEN_GROUND, PanopticQuality
 
 
 def quality(

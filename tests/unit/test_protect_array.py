@@ -114,7 +114,7 @@ def test_the_embedded_generator_is_taken_when_none_is_named():
 
 
 def test_unseg_protect_stays_callable_when_its_modules_are_imported():
-    import unseg.protect.manifest
+    import unseg.protection.writing.manifest
 
     assert callable(unseg.protect)
-    assert unseg.protect.manifest.MANIFEST == "manifest.jsonl"
+    assert unseg.protection.writing.manifest.MANIFEST == "manifest.jsonl"

@@ -8,8 +8,8 @@ from generate_cases import make_image, make_set, protect_set
 from PIL import Image
 
 from unseg.commands.check import main
-from unseg.protect.check import check_set, survival
-from unseg.protect.picture import Picture, decode_picture, encode_picture, read_picture
+from unseg.io.pictures import Picture, decode_picture, encode_picture, read_picture
+from unseg.protection.writing.check import check_set, survival
 from unseg.utils.errors import UserError
 
 

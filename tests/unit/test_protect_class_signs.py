@@ -11,11 +11,11 @@ import torch
 from generate_cases import make_image, protect_set
 from PIL import Image
 
+from unseg.io.pictures import Picture
 from unseg.noise import FIELD_OF_COLOUR, upsample_noise
-from unseg.protect.compose import protected_pixels
-from unseg.protect.methods import MethodOptions, build_method
-from unseg.protect.methods.class_signs import CODE_SIDE, class_code
-from unseg.protect.picture import Picture
+from unseg.protection.compose import protected_pixels
+from unseg.protection.methods import MethodOptions, build_method
+from unseg.protection.methods.class_sign import CODE_SIDE, class_code
 
 GRID = 12
 

@@ -6,10 +6,10 @@ import pytest
 from generate_cases import entries_of, make_config, make_set, protect_set, tree_bytes
 
 from unseg.data.annotations import Item, build_source
-from unseg.protect.layout import Layout, build_layout
-from unseg.protect.picture import read_picture
+from unseg.io.files import sha256_file
+from unseg.io.pictures import read_picture
+from unseg.protection.writing.output_paths import Layout, build_layout
 from unseg.utils.errors import UserError
-from unseg.utils.files import sha256_file
 
 
 def name_of(tmp_path, key, *overrides):
@@ -151,7 +151,7 @@ def test_a_mirror_whose_image_would_replace_a_label_is_refused(tmp_path):
 
 def test_faulty_entries_do_not_stop_the_checks(tmp_path):
     layout = Layout(make_config(tmp_path, tmp_path / "out").output)
-    from unseg.protect.layout import check_outputs
+    from unseg.protection.writing.output_paths import check_outputs
 
     check_outputs(layout, [Item(key="../x", image_path=tmp_path, fault="bad")], [])
 

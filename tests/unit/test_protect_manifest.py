@@ -4,19 +4,19 @@ import json
 
 import pytest
 
-from unseg.protect.manifest import (
+from unseg.io.files import atomic_write_bytes
+from unseg.protection.writing.manifest import (
     MANIFEST,
     PartWriter,
     check_settings,
     finished,
     join_parts,
-    locked,
     part_name,
     read_manifest,
     remove_temporary,
+    reserved,
 )
 from unseg.utils.errors import UserError
-from unseg.utils.files import atomic_write_bytes
 
 
 def entry(key, status="protected", **more):
@@ -94,9 +94,9 @@ def test_other_settings_are_refused_by_their_keys(tmp_path):
 
 
 def test_a_second_run_into_one_folder_is_refused_while_the_first_one_lives(tmp_path):
-    with locked(tmp_path), pytest.raises(UserError, match="another run"), locked(tmp_path):
+    with reserved(tmp_path), pytest.raises(UserError, match="another run"), reserved(tmp_path):
         pass
-    with locked(tmp_path):
+    with reserved(tmp_path):
         pass
 
 

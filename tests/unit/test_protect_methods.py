@@ -5,13 +5,12 @@ import pytest
 import torch
 from generate_cases import make_image, make_mask, saturated_generator
 
+from unseg.io.pictures import Picture
 from unseg.noise import upsample_noise
-from unseg.protect.compose import fraction_note, limits, measure, protected_pixels
-from unseg.protect.forward import NoiseMaker, Row, model_frame
-from unseg.protect.methods import METHODS, MethodOptions, build_method, full_size_noise
-from unseg.protect.methods.error_minimising import ErrorMinimising
-from unseg.protect.picture import Picture
-from unseg.protect.region import model_prompts
+from unseg.protection.compose import fraction_note, limits, measure, protected_pixels
+from unseg.protection.methods import METHODS, MethodOptions, build_method, full_size_noise
+from unseg.protection.noise_maker import NoiseMaker, Row, model_frame
+from unseg.protection.reading.region import model_prompts
 
 CPU = torch.device("cpu")
 SIZE = (37, 52)
@@ -24,9 +23,7 @@ def protected_by(name, *, key="a", channels=3, dtype=np.uint8, noise=None, **opt
     method = build_method(name, MethodOptions(grid=16, **options))
     saturated = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
     saturated = torch.tanh(5 * saturated)
-    if isinstance(method, ErrorMinimising):  # as if it had learnt this
-        method.noises[key] = saturated[0]
-    elif noise is None and method.noise_from != "none":
+    if noise is None and method.noise_from != "none":
         noise = saturated
     picture = Picture(pixels=pixels)
     classes = region.astype(np.int32) if method.needs_classes else None

@@ -21,13 +21,13 @@ from generate_cases import (
 )
 from PIL import Image
 
-from unseg.protect.generate import generate
-from unseg.protect.manifest import PartWriter, read_manifest
-from unseg.protect.picture import read_picture
-from unseg.protect.pipeline import protect_items, record_to
-from unseg.protect.prepare import prepare
+from unseg.io.files import sha256_file
+from unseg.io.pictures import read_picture
+from unseg.protection.plan import prepare
+from unseg.protection.run import generate
+from unseg.protection.stream import protect_items, record_to
+from unseg.protection.writing.manifest import PartWriter, read_manifest
 from unseg.utils.errors import UserError
-from unseg.utils.files import sha256_file
 
 
 @pytest.fixture(autouse=True)
@@ -311,7 +311,7 @@ def test_entries_of_images_that_left_the_list_stay_in_the_manifest(tmp_path):
 
 def test_a_fault_that_is_ours_is_recorded_and_the_rest_completes(tmp_path, monkeypatch):
     """Not even an unforeseen exception in one image stops the others."""
-    from unseg.protect import writer
+    from unseg.protection.writing import writer
 
     real = writer.encode_picture
 
@@ -328,7 +328,7 @@ def test_a_fault_that_is_ours_is_recorded_and_the_rest_completes(tmp_path, monke
 
 
 def test_a_codec_that_breaks_the_budget_is_found_by_reading_the_file(tmp_path, monkeypatch):
-    from unseg.protect import writer
+    from unseg.protection.writing import writer
 
     real = writer.encode_picture
 

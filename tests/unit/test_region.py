@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 
 from unseg.data.annotations import Annotation, Segment
-from unseg.protect.picture import Picture
-from unseg.protect.region import (
+from unseg.io.pictures import Picture
+from unseg.protection.reading.region import (
     fit_annotation,
     fit_mask,
     instance_regions,

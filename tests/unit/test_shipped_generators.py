@@ -15,10 +15,10 @@ from torch import Tensor
 import unseg
 from unseg.data import Synthetic
 from unseg.degrade import greyscale, jpeg
-from unseg.models.reading import read_weight_file
+from unseg.io.files import sha256_file
+from unseg.io.tensors import read_weight_file
 from unseg.models.weights import EMBEDDED, embedded_path
 from unseg.types import Prompts
-from unseg.utils.files import sha256_file
 
 names = pytest.mark.parametrize("name", EMBEDDED)
 

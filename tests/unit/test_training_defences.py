@@ -14,23 +14,24 @@ from torch import Tensor, nn
 
 from unseg.config.evaluate import RecipeConfig
 from unseg.utils.errors import UserError
-from unseg.victims.adversarial import EPSILON, STEPS, as_tested, bim
-from unseg.victims.branch import ExtraBranch
-from unseg.victims.defences import (
+from unseg.victims.data.defences import ATTACK_EPSILON as EPSILON
+from unseg.victims.data.defences import (
     apply_defence,
     parse_defence,
     picture_defence,
     training_defences,
 )
-from unseg.victims.erasing import erase, plasma
-from unseg.victims.fit import FitState, Scorer, fit
-from unseg.victims.loss import segmentation_loss
-from unseg.victims.models import build_victim
-from unseg.victims.networks import Victim
-from unseg.victims.objects import ObjectVictim
-from unseg.victims.segments import Target
-from unseg.victims.tensors import VOID, TensorSet
-from unseg.victims.training import TrainingLoss
+from unseg.victims.data.segments import Target
+from unseg.victims.data.tensor_set import VOID, TensorSet
+from unseg.victims.networks.object_victim import ObjectVictim
+from unseg.victims.networks.registry import build_victim
+from unseg.victims.networks.victim import Victim
+from unseg.victims.training.adversarial import STEPS, as_tested, bim
+from unseg.victims.training.ddc_at import ExtraBranch
+from unseg.victims.training.fit import FitState, Scorer, fit
+from unseg.victims.training.loss import segmentation_loss
+from unseg.victims.training.step import TrainingLoss
+from unseg.victims.training.ueraser import erase, plasma
 
 RECIPE = RecipeConfig(image_size=16, epochs=3, batch_size=4, lr=3e-3, scale=(1.0, 1.0))
 DEFENCES = ("adversarial", "ddc_at", "ueraser_like", "ueraser_like-2")
@@ -115,7 +116,7 @@ def test_the_attack_stays_in_its_ball_and_in_the_picture_and_raises_the_loss() -
     picture, target = batch()
     picture[:, :, :4] = 0.0
     picture[:, :, 12:] = 1.0
-    attacked = bim(picture, loss_of(victim, target))
+    attacked = bim(picture, loss_of(victim, target), epsilon=EPSILON)
     assert (attacked - picture).abs().max() <= EPSILON + 1e-7
     assert (attacked - picture).abs().max() > 0.9 * EPSILON
     assert attacked.min() >= 0
@@ -142,7 +143,7 @@ def test_the_attack_is_the_textbook_iteration() -> None:
     found = bim(picture, loss_of(victim, target), epsilon=0.03)
     assert (found - expected).abs().max() < 1e-6
     victim.zero_grad(set_to_none=True)
-    bim(picture, loss_of(victim, target))
+    bim(picture, loss_of(victim, target), epsilon=EPSILON)
     assert all(p.grad is None for p in victim.parameters())  # the attack trains nothing
 
 

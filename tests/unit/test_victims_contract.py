@@ -11,10 +11,10 @@ from safetensors.torch import save_file
 from unseg.data.synthetic import Synthetic
 from unseg.metrics import ConfusionMatrix
 from unseg.utils.errors import UserError
-from unseg.victims.loss import segmentation_loss
-from unseg.victims.models import ARCHITECTURES, build_victim
-from unseg.victims.networks import Victim
-from unseg.victims.tensors import as_input, fit_frame
+from unseg.victims.data.tensor_set import as_input, fit_frame
+from unseg.victims.networks.registry import ARCHITECTURES, build_victim
+from unseg.victims.networks.victim import Victim
+from unseg.victims.training.loss import segmentation_loss
 
 
 def four_scenes(side: int) -> tuple[torch.Tensor, torch.Tensor]:

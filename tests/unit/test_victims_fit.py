@@ -15,11 +15,8 @@ from unseg.config.dataset import DatasetConfig
 from unseg.config.evaluate import DataConfig, RecipeConfig
 from unseg.data.annotations.base import Annotation, Segment
 from unseg.utils.errors import UserError
-from unseg.victims.defences import apply_defence, parse_defence
-from unseg.victims.fit import FitState, Scorer, fit, learning_rate
-from unseg.victims.loss import segmentation_loss
-from unseg.victims.models import build_victim
-from unseg.victims.pictures import (
+from unseg.victims.data.defences import apply_defence, parse_defence
+from unseg.victims.data.splits import (
     clean_rows,
     load_tensors,
     make_pictures,
@@ -28,7 +25,10 @@ from unseg.victims.pictures import (
     training_label,
     validation_rows,
 )
-from unseg.victims.tensors import VOID, TensorSet, augment
+from unseg.victims.data.tensor_set import VOID, TensorSet, augment
+from unseg.victims.networks.registry import build_victim
+from unseg.victims.training.fit import FitState, Scorer, fit, learning_rate
+from unseg.victims.training.loss import segmentation_loss
 
 RECIPE = RecipeConfig(image_size=16, epochs=4, batch_size=4, lr=3e-3)
 

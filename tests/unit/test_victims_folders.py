@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from unseg.utils.errors import UserError
-from unseg.victims.models import build_victim
-from unseg.victims.networks import Victim
-from unseg.victims.weights import load_weights
+from unseg.victims.networks.registry import build_victim
+from unseg.victims.networks.victim import Victim
+from unseg.victims.networks.weights import load_weights
 
 ARCHITECTURES = (
     "segformer_b0",

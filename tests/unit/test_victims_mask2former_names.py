@@ -17,11 +17,11 @@ from official_mask2former_forward import pixel_decoder, predictor, resnet, swin
 from torch import Tensor, nn
 
 from unseg.utils.errors import UserError
-from unseg.victims.mask2former import build_mask2former
-from unseg.victims.mask2former_names import renamed
-from unseg.victims.models import build_victim
-from unseg.victims.networks import Victim
-from unseg.victims.weights import load_weights, read_state_dict
+from unseg.victims.networks.mask2former import build_mask2former
+from unseg.victims.networks.mask2former_names import renamed
+from unseg.victims.networks.registry import build_victim
+from unseg.victims.networks.victim import Victim
+from unseg.victims.networks.weights import load_weights, read_state_dict
 
 TINY = {
     "hidden": 32, "heads": 2, "encoder_layers": 1, "encoder_ffn": 64, "decoder_layers": 2,

@@ -12,9 +12,9 @@ from segment_anything.modeling.mask_decoder import MLP
 from torch import nn
 
 from unseg.utils.errors import UserError
-from unseg.victims.interactive import NEW_PARTS, SamHQ
-from unseg.victims.models import build_victim
-from unseg.victims.sam_names import own_name
+from unseg.victims.networks.registry import build_victim
+from unseg.victims.networks.sam_hq import NEW_PARTS, SamHQ
+from unseg.victims.networks.sam_hq_names import own_name
 
 SIDE, PATCH, WIDTH = 64, 8, 32
 

@@ -10,13 +10,13 @@ import torch
 
 from unseg.data.synthetic import Synthetic
 from unseg.utils.errors import UserError
-from unseg.victims.label_files import components
-from unseg.victims.models import ARCHITECTURES, build_victim
-from unseg.victims.networks import Victim
-from unseg.victims.objects import ObjectVictim
-from unseg.victims.segments import Frame, segments_of
-from unseg.victims.tasks import ObjectTask
-from unseg.victims.tensors import TensorSet, fit_frame
+from unseg.victims.data.label_files import components
+from unseg.victims.data.segments import Frame, segments_of
+from unseg.victims.data.tensor_set import TensorSet, fit_frame
+from unseg.victims.networks.object_victim import ObjectVictim
+from unseg.victims.networks.registry import ARCHITECTURES, build_victim
+from unseg.victims.networks.victim import Victim
+from unseg.victims.training.object_tasks import ObjectTask
 
 CPU = torch.device("cpu")
 

@@ -12,16 +12,8 @@ from unseg.config.dataset import DatasetConfig
 from unseg.config.evaluate import DataConfig, RecipeConfig, SyntheticConfig
 from unseg.data.annotations import build_source
 from unseg.data.annotations.base import Annotation, Segment
-from unseg.victims.label_files import LabelWriter, components, label_config
-from unseg.victims.pictures import (
-    load_tensors,
-    make_pictures,
-    num_classes,
-    object_ranks,
-    split_config,
-)
-from unseg.victims.query_masks import class_scores, instances, panoptic
-from unseg.victims.segments import (
+from unseg.victims.data.label_files import LabelWriter, components, label_config
+from unseg.victims.data.segments import (
     Found,
     Frame,
     Segments,
@@ -31,8 +23,16 @@ from unseg.victims.segments import (
     paint,
     segments_of,
 )
-from unseg.victims.tasks import ObjectTask, build_task
-from unseg.victims.tensors import TensorSet
+from unseg.victims.data.splits import (
+    load_tensors,
+    make_pictures,
+    num_classes,
+    object_ranks,
+    split_config,
+)
+from unseg.victims.data.tensor_set import TensorSet
+from unseg.victims.networks.query_masks import class_scores, instances, panoptic
+from unseg.victims.training.object_tasks import ObjectTask, build_task
 
 
 def queries(seed: int, count: int = 6, classes: int = 3) -> tuple[torch.Tensor, torch.Tensor]:

@@ -10,9 +10,9 @@ import torch
 from weight_cases import assert_same_state, noise_of, save_sam, tiny_generator, tiny_surrogate
 
 from unseg.cli import main
+from unseg.io.files import sha256_file
 from unseg.models import build_surrogate
 from unseg.models.weights import load_generator, load_mae, load_sam
-from unseg.utils.files import sha256_file
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 
 from unseg.commands import weights as command
 from unseg.models import download as module
-from unseg.models.download import SOURCES, Source, download
+from unseg.models.formats.download import SOURCES, Source, download
 from unseg.utils.errors import UserError
 
 CONTENT = bytes(range(256)) * 1200

@@ -14,10 +14,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from weight_cases import assert_same_state, noise_of, save_sam, tiny_generator, tiny_surrogate
 
+from unseg.io.files import sha256_file
 from unseg.models import Generator, weights
 from unseg.models.weights import load_generator, load_sam, resolve_weights, save_mae, save_release
 from unseg.utils.errors import UserError
-from unseg.utils.files import sha256_file
 
 
 def header_of(path: Path) -> dict[str, Any]:

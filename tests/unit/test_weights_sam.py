@@ -11,7 +11,7 @@ from segment_anything.modeling.image_encoder import get_rel_pos
 from weight_cases import copy_of, save_sam, tiny_generator
 
 from unseg.models import build_generator
-from unseg.models.sam import PART_FILES
+from unseg.models.formats.sam import PART_FILES
 from unseg.models.weights import load_sam, load_sam_parts
 from unseg.utils.errors import UserError
 

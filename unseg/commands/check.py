@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--quality", type=int, nargs="*", default=[95, 75, 50], help="JPEG qualities to try"
     )
     options = parser.parse_args(argv)
-    from unseg.protect.check import check_set
+    from unseg.protection.writing.check import check_set
 
     checked = check_set(
         options.folder, options.against, qualities=tuple(options.quality), limit=options.limit

@@ -25,9 +25,9 @@ from unseg.data.annotations import AnnotationSource, Item, build_source
 from unseg.data.annotations.base import Annotation, ClassIdError
 from unseg.data.annotations.coco import JsonSource
 from unseg.data.annotations.tree import scan_images
-from unseg.protect.picture import read_picture
+from unseg.io.files import image_size
+from unseg.io.pictures import read_picture
 from unseg.utils.errors import UserError
-from unseg.utils.files import image_size
 
 FAULTS = ("path", "missing", "unreadable", "wrong ids", "wrong size", "extra", "wrong number")
 """Kinds of faults, in the order in which they are counted."""

@@ -32,8 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run `unseg demo [...]`."""
     options = _parser().parse_args(argv)
     _check(options)
-    from unseg.api import load_generator
     from unseg.page.session import Limits
+    from unseg.protection.api import load_generator
     from unseg.utils.distributed import pick_device
 
     device = pick_device(options.device)

@@ -20,8 +20,8 @@ from pathlib import Path
 
 from unseg import __version__
 from unseg.commands._run import EXIT_DONE, user_errors
+from unseg.io.files import sha256_file
 from unseg.utils.errors import UserError
-from unseg.utils.files import sha256_file
 
 CORE = (
     *("torch", "torchvision", "segment-anything", "timm", "numpy", "opencv-python-headless"),
@@ -167,7 +167,7 @@ def capacity() -> Iterator[str]:
 
 def weights(*, with_checksums: bool = True) -> Iterator[str]:
     """Weight files in their places, and for what is missing where it comes from."""
-    from unseg.models.download import SOURCES, verify
+    from unseg.models.formats.download import SOURCES, verify
 
     published = {source.name: source for source in SOURCES.values()}
     for folder in (PRETRAINED_DIR, RELEASED_DIR):
@@ -204,7 +204,7 @@ def _missing_weights() -> Iterator[str]:
 
 def data_sets(root: Path) -> Iterator[str]:
     """Data sets with counts; a part that is there but faulty is named with its first fault."""
-    from unseg.data.interactive import PARTS, TRAINING_PARTS, open_part
+    from unseg.data.hqseg import PARTS, TRAINING_PARTS, open_part
 
     absent = []
     for name, part in PARTS.items():

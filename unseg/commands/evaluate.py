@@ -35,9 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = config_command(argv, EvaluateConfig, prog="unseg evaluate", doc=__doc__)
     if config is None:
         return EXIT_DONE
-    from unseg.victims.grid import run_grid
-    from unseg.victims.plan import check_grid, plan_lines
-    from unseg.victims.report import summary_lines, write_report
+    from unseg.victims.grid.preflight import check_grid, plan_lines
+    from unseg.victims.grid.run_grid import run_grid
+    from unseg.victims.report.write import summary_lines, write_report
 
     if config.dry_run:
         print("\n".join(plan_lines(config)))

@@ -30,8 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = config_command(arguments, GenerateConfig, prog="unseg generate", doc=DOC)
     if config is None:
         return EXIT_DONE
-    from unseg.protect.generate import generate
-    from unseg.protect.pipeline import StoppedError
+    from unseg.protection.run import generate
+    from unseg.protection.stream import StoppedError
 
     distributed.init()
     try:

@@ -36,8 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     from unseg.config.generate import GenerateConfig
     from unseg.config.load import load_config
-    from unseg.protect.generate import generate
-    from unseg.protect.inputs import GivenPictures
+    from unseg.protection.reading.given_pictures import GivenPictures
+    from unseg.protection.run import generate
     from unseg.utils.logging import setup_logging
 
     setup_logging()
@@ -87,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _prompts(options: argparse.Namespace) -> Any:
     """The prompts of a call."""
-    from unseg.protect.inputs import GivenPrompts
+    from unseg.protection.reading.given_pictures import GivenPrompts
 
     kinds = [n for n in ("mask", "box", "point") if getattr(options, n)]
     if len(kinds) > 1:

@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # The folder may have been moved since.
     overrides = [f"run_dir={options.run_dir}"]
     config = load_config(EvaluateConfig, config_path, overrides)
-    from unseg.victims.report import write_report
+    from unseg.victims.report.write import write_report
 
     path = write_report(config)
     print(path.read_text(encoding="utf-8") if options.print else path.with_suffix(".html"))

@@ -23,12 +23,13 @@ from typing import Any, get_args
 from torch import Tensor
 
 from unseg.commands._run import EXIT_BAD_CALL, EXIT_DONE, EXIT_SOME_FAILED, user_errors
+from unseg.io.files import sha256_file
+from unseg.io.tensors import WeightFile, read_weight_file, state_dict_of, tensors_of
 from unseg.models.build import SIZES
-from unseg.models.download import SOURCES, download
-from unseg.models.mae import MAE_FORMAT, read_mae, save_mae
-from unseg.models.reading import WeightFile, read_weight_file, state_dict_of, tensors_of
-from unseg.models.release import PARENT_DIR, Storage, release_header, save_release
-from unseg.models.transfer import ENCODER, encoder_shape
+from unseg.models.formats.download import SOURCES, download
+from unseg.models.formats.mae import MAE_FORMAT, read_mae, save_mae
+from unseg.models.formats.release import PARENT_DIR, Storage, release_header, save_release
+from unseg.models.formats.transfer import ENCODER, encoder_shape
 from unseg.models.weights import (
     CHECKPOINT_FORMAT,
     EMBEDDED,
@@ -38,7 +39,6 @@ from unseg.models.weights import (
     resolve_weights,
 )
 from unseg.utils.errors import UserError
-from unseg.utils.files import sha256_file
 
 _WEIGHT_DIR = Path("weight_dir")
 _SUFFIXES = (".pth", ".pt", ".safetensors")

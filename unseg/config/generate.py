@@ -21,7 +21,6 @@ MethodName = Literal[
     "synper",
     "ar",
     "cuda",
-    "em",
 ]
 SIGN_METHODS = ("random_sign", "fixed_sign", "tiled_sign", "class_sign")
 """Methods that put signs on a grid; they need no generator where `noise.grid` is set."""
@@ -65,7 +64,7 @@ class NoiseConfig:
     """PSNR in dB that synper, ar and cuda are brought to on every image; None: their own budgets.
     cuda, which is interpolated towards the clean image, is never made stronger than it is."""
     classes: Literal["label", "region"] = "label"
-    """class_sign, synper, ar, cuda, em: the classes of the label map, or two: region and rest."""
+    """class_sign, synper, ar, cuda: the classes of the label map, or two: region and rest."""
     patch: int | None = bounded(None, low=8, high=4096)
     """Side of the pieces that ar fills one by one; None: each image in one piece."""
 
@@ -73,30 +72,6 @@ class NoiseConfig:
         """What types cannot say."""
         if self.epsilon_bg > self.epsilon:
             yield "epsilon_bg", f"must be <= noise.epsilon ({self.epsilon:g})"
-
-
-@dataclass(frozen=True, kw_only=True)
-class EmConfig:
-    """How method em learns its noise, before the first image is protected."""
-
-    size: int = bounded(128, low=16, high=1024)
-    """Side of the square at which the surrogate sees a picture and noise is learnt; a multiple of
-    4."""
-    rounds: int = bounded(10, low=1)
-    """Alternations of surrogate and noise."""
-    surrogate_steps: int = bounded(20, low=1)
-    """Batches that the surrogate learns from in a round."""
-    noise_steps: int = bounded(5, low=1)
-    """Sign-gradient steps of a tenth of the bound on every picture's noise in a round."""
-    batch_size: int = bounded(16, low=1)
-    """Pictures a step."""
-    max_images: int = bounded(2000, low=1)
-    """Longer lists are refused: all their pictures are held in memory."""
-
-    def problems(self) -> Iterator[tuple[str, str]]:
-        """The surrogate halves its picture twice."""
-        if self.size % 4:
-            yield "size", f"must be a multiple of 4, found {self.size}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,8 +176,7 @@ class GenerateConfig:
     (noise made for another image), jpeg_only (no noise); class_sign, a pattern of signs for each
     class, for label maps in which every pixel has one; or a training-free method with a pattern
     for each class of the label map, background included: synper (linearly separable patches), ar
-    (autoregressive fields), cuda (3x3 filters); or em: noise learnt for the whole list against a
-    small surrogate, for small sets."""
+    (autoregressive fields), cuda (3x3 filters)."""
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
     """Which frozen generator makes the noise."""
     noise: NoiseConfig = field(default_factory=NoiseConfig)
@@ -211,8 +185,6 @@ class GenerateConfig:
     """What steers the noise."""
     region: RegionConfig = field(default_factory=RegionConfig)
     """Where the larger budget applies."""
-    em: EmConfig = field(default_factory=EmConfig)
-    """How method em learns its noise."""
     run: RunConfig = field(default_factory=RunConfig)
     """How the work is done."""
 

@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
 
+from unseg.data.pairs import DataError, Dataset, prepare
 from unseg.data.prompts import generator_prompts, surrogate_prompts
-from unseg.data.records import DataError, Dataset, prepare
 from unseg.data.transforms import (
     OBJECT_ABOVE,
     LargeScaleJitter,

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
+from unseg.data.pairs import Dataset, prepare
 from unseg.data.prompts import squashed_box
-from unseg.data.records import Dataset, prepare
 from unseg.data.transforms import OBJECT_ABOVE, squash, to_surrogate_frame, to_tensor
 from unseg.types import Batch, Prompts
 from unseg.utils.errors import UserError

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
+from unseg.io.files import atomic_write
 from unseg.utils.errors import UserError
-from unseg.utils.files import atomic_write
 
 FORMAT = "unseg-checkpoint"
 VERSION = 1

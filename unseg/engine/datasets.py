@@ -9,12 +9,12 @@ from pathlib import Path
 import torch
 
 from unseg.config.train import DataConfig, TrainConfig
-from unseg.data.interactive import VALIDATION_PARTS, open_hqseg, open_list, open_part
+from unseg.data.hqseg import VALIDATION_PARTS, open_hqseg, open_list, open_part
 from unseg.data.loader import TrainLoader, ValidationLoader
-from unseg.data.records import DataError, Dataset, Joined, check_dataset
+from unseg.data.pairs import DataError, Dataset, Joined, check_dataset
+from unseg.io.files import atomic_write, resolve_inside
 from unseg.models import Generator, Surrogate
 from unseg.utils.errors import UserError
-from unseg.utils.files import atomic_write, resolve_inside
 
 _log = logging.getLogger(__name__)
 
@@ -111,7 +111,7 @@ def open_training(data: DataConfig) -> Dataset:
     else:
         parts += _open_lists(data, data.train_lists, root)
     if data.coco_instances is not None and data.coco_images is not None:
-        from unseg.data.instances import open_coco_instances
+        from unseg.data.coco_instances import open_coco_instances
 
         parts.append(
             open_coco_instances(

@@ -22,17 +22,17 @@ from unseg.config.load import to_dict
 from unseg.config.pretrain import NOT_METHOD, PretrainConfig
 from unseg.data.transforms import to_tensor
 from unseg.engine.checkpoint import CheckpointFolder, load_checkpoint
+from unseg.engine.metric_log import MetricLog
 from unseg.engine.optim import set_rate
 from unseg.engine.watch import FiniteWatch, stop_signals
+from unseg.io.files import FORMATS, read_rgb
+from unseg.io.files import image_size as image_size_of
 from unseg.models.build import SIZES, build_surrogate
 from unseg.models.encoder import ImageEncoder, ImageNetNormalise
 from unseg.models.weights import save_mae
 from unseg.utils import distributed
 from unseg.utils.errors import UserError
-from unseg.utils.files import FORMATS, read_rgb
-from unseg.utils.files import image_size as image_size_of
 from unseg.utils.logging import setup_logging
-from unseg.utils.metric_log import MetricLog
 from unseg.utils.seed import derive_seed, numpy_generator, torch_generator
 
 _log = logging.getLogger(__name__)

@@ -19,18 +19,18 @@ from unseg.config.train import TrainConfig, method_differences
 from unseg.engine.bilevel import BilevelSchedule, Game
 from unseg.engine.checkpoint import CheckpointFolder, load_checkpoint
 from unseg.engine.datasets import Loaders, build_loaders
+from unseg.engine.metric_log import MetricLog
 from unseg.engine.optim import RateSchedule, build_adam
-from unseg.engine.robust import RandomDegrade
+from unseg.engine.random_degrade import RandomDegrade
 from unseg.engine.trainer import Pace, Trainer
 from unseg.engine.validate import Budget, Validator
+from unseg.io.files import atomic_write
 from unseg.models import Generator, Surrogate, build_generator, build_surrogate
 from unseg.models.encoder import ImageEncoder
 from unseg.types import Phase
 from unseg.utils import distributed
 from unseg.utils.errors import UserError
-from unseg.utils.files import atomic_write
 from unseg.utils.logging import setup_logging
-from unseg.utils.metric_log import MetricLog
 from unseg.utils.seed import derive_seed
 
 _log = logging.getLogger(__name__)

@@ -15,11 +15,11 @@ from torch import nn
 from unseg.engine import watch
 from unseg.engine.bilevel import STEPS, BilevelSchedule, Game
 from unseg.engine.checkpoint import CheckpointFolder, restore_rng, rng_state
+from unseg.engine.metric_log import MetricLog
 from unseg.engine.optim import RateSchedule, set_rate
 from unseg.models import Generator, Surrogate
 from unseg.types import Batch, Phase
 from unseg.utils import distributed
-from unseg.utils.metric_log import MetricLog
 
 _log = logging.getLogger(__name__)
 

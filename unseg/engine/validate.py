@@ -14,12 +14,12 @@ from torch import Tensor
 
 from unseg.data.loader import ValidationBatch
 from unseg.engine.bilevel import hard_region, shrink
+from unseg.engine.metric_log import MetricLog
 from unseg.engine.visualize import panel, stack, write_png
 from unseg.metrics import boundary_iou, iou
 from unseg.models import Generator, Surrogate
 from unseg.noise import compose, upsample_noise
 from unseg.utils.distributed import all_gather_object, all_reduce_sum, is_main
-from unseg.utils.metric_log import MetricLog
 
 SATURATED = 0.9
 """Noise above this magnitude counts as saturated."""

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unseg.utils.files import atomic_write_bytes
+from unseg.io.files import atomic_write_bytes
 
 OUTLINE = (255, 196, 0)
 """Colour of a predicted mask's border, RGB; the true mask's is white."""

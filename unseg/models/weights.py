@@ -15,20 +15,20 @@ from typing import Any
 
 import torch
 
-from unseg.models.build import build_generator
-from unseg.models.generator import Generator
-from unseg.models.mae import MAE_FORMAT, load_mae, read_mae, save_mae
-from unseg.models.official import export_official, generator_from_official
-from unseg.models.reading import (
+from unseg.io.tensors import (
     DAMAGED,
     WeightFile,
     read_weight_file,
     state_dict_of,
     tensors_of,
 )
-from unseg.models.release import generator_from_release, save_release
-from unseg.models.sam import load_sam, load_sam_parts
-from unseg.models.transfer import LoadReport, transfer
+from unseg.models.build import build_generator
+from unseg.models.formats.mae import MAE_FORMAT, load_mae, read_mae, save_mae
+from unseg.models.formats.official import export_official, generator_from_official
+from unseg.models.formats.release import generator_from_release, save_release
+from unseg.models.formats.sam import load_sam, load_sam_parts
+from unseg.models.formats.transfer import LoadReport, transfer
+from unseg.models.generator import Generator
 from unseg.utils.errors import UserError
 
 __all__ = [

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from unseg.io.pictures import read_picture
 from unseg.page.marks import describe_region, parse_marks, parse_message
 from unseg.page.protecting import (
     Protector,
@@ -23,7 +24,6 @@ from unseg.page.protecting import (
     view_uri,
 )
 from unseg.page.session import Session, Sessions, Upload
-from unseg.protect.picture import read_picture
 from unseg.utils.errors import UserError
 
 Values = dict[str, Any]

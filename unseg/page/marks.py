@@ -17,8 +17,8 @@ import cv2
 import numpy as np
 
 from unseg.data.annotations.base import VOID, Annotation, Item, Segment
-from unseg.protect.picture import Picture, read_picture
-from unseg.protect.region import Region, region_from_prompt
+from unseg.io.pictures import Picture, read_picture
+from unseg.protection.reading.region import Region, region_from_prompt
 from unseg.utils.errors import UserError
 
 _MOST = {"points": 64, "boxes": 64, "strokes": 2000}

@@ -23,18 +23,18 @@ from torch import Tensor
 
 from unseg.config.generate import GenerateConfig
 from unseg.config.load import load_config
+from unseg.io.encode import png_bytes
+from unseg.io.pictures import Picture, read_picture
 from unseg.page.marks import MarkedPictures, Marks, marked_region
 from unseg.page.session import Session, Upload, reduced
-from unseg.protect.compose import measure, protected_pixels
-from unseg.protect.encode import png_bytes
-from unseg.protect.forward import NoiseMaker, Row
-from unseg.protect.generate import generate
-from unseg.protect.manifest import FAILED, MANIFEST, PROTECTED, read_manifest
-from unseg.protect.methods import MethodOptions, UnSeg, full_size_noise
-from unseg.protect.picture import Picture, read_picture
-from unseg.protect.region import Region
-from unseg.protect.subject import ModelFrame, SubjectReader
-from unseg.protect.writer import amplified
+from unseg.protection.compose import measure, protected_pixels
+from unseg.protection.methods import MethodOptions, UnSeg, full_size_noise
+from unseg.protection.noise_maker import NoiseMaker, Row
+from unseg.protection.reading.item import ModelFrame, SubjectReader
+from unseg.protection.reading.region import Region
+from unseg.protection.run import generate
+from unseg.protection.writing.manifest import FAILED, MANIFEST, PROTECTED, read_manifest
+from unseg.protection.writing.writer import amplified
 from unseg.utils.errors import UserError
 
 VIEW_SIDE = 1280

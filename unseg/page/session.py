@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from unseg.data.annotations.base import Item
+from unseg.io.pictures import read_picture
 from unseg.page.marks import Marks
-from unseg.protect.picture import read_picture
 from unseg.utils.errors import UserError
 
 _SENSOR_MARGIN = 1.05

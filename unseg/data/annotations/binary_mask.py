@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 
 from unseg.data.annotations.base import Annotation, Item, Segment
-from unseg.data.annotations.pictures import read_brightness
+from unseg.data.annotations.label_pictures import read_brightness
 from unseg.data.annotations.tree import TreeSource
 from unseg.utils.errors import UserError
 

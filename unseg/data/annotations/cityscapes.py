@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from unseg.data.annotations.base import VOID, Annotation, Item, Segment
-from unseg.data.annotations.pictures import map_ids, read_ids
+from unseg.data.annotations.label_pictures import map_ids, read_ids
 from unseg.data.annotations.tree import TreeSource
 
 CLASS_NAMES = {

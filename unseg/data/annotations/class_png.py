@@ -6,7 +6,7 @@ import numpy as np
 
 from unseg.config.dataset import DatasetConfig
 from unseg.data.annotations.base import VOID, Annotation, Item
-from unseg.data.annotations.pictures import (
+from unseg.data.annotations.label_pictures import (
     map_ids,
     read_colours,
     read_ids,

@@ -13,8 +13,8 @@ from unseg.data.annotations.base import VOID, Annotation, ClassIdError, Item, Se
 from unseg.data.annotations.json_index import JsonIndex, faults_of
 from unseg.data.annotations.raster import decode_segmentation
 from unseg.data.annotations.tree import Inside, existing_folder
+from unseg.io.files import resolve_inside
 from unseg.utils.errors import UserError
-from unseg.utils.files import resolve_inside
 
 
 class JsonSource:

@@ -15,8 +15,8 @@ from unseg.data.annotations.base import VOID, Annotation, Item, Segment
 from unseg.data.annotations.binary_mask import BinaryMask
 from unseg.data.annotations.json_index import faults_of
 from unseg.data.annotations.tree import TreeSource, find_items
+from unseg.io.files import image_size, resolve_inside
 from unseg.utils.errors import UserError
-from unseg.utils.files import image_size, resolve_inside
 
 
 class WholeImages(TreeSource):

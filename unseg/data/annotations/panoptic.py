@@ -11,10 +11,10 @@ from unseg.config.dataset import DatasetConfig
 from unseg.data.annotations.base import VOID, Annotation, ClassIdError, Item, Segment
 from unseg.data.annotations.coco import JsonSource
 from unseg.data.annotations.json_index import faults_of
-from unseg.data.annotations.pictures import read_colours
+from unseg.data.annotations.label_pictures import read_colours
 from unseg.data.annotations.tree import existing_folder, scan_images
+from unseg.io.files import resolve_inside
 from unseg.utils.errors import UserError
-from unseg.utils.files import resolve_inside
 
 
 class Panoptic(JsonSource):

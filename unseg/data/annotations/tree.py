@@ -9,8 +9,8 @@ from pathlib import Path, PurePosixPath
 
 from unseg.config.dataset import DatasetConfig, PartConfig
 from unseg.data.annotations.base import Annotation, Item
+from unseg.io.files import resolve_inside
 from unseg.utils.errors import UserError
-from unseg.utils.files import resolve_inside
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 """File suffixes looked for where a configuration names none. Files are decoded by content."""

@@ -1,0 +1,118 @@
+"""Label pictures as the numbers they store."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from unseg.data.annotations.base import VOID, Annotation, ClassIdError, Segment
+from unseg.io.files import read_labels
+from unseg.utils.errors import UserError
+
+
+def read_ids(path: Path, *, max_pixels: int) -> np.ndarray:
+    """Stored values of a one-channel label picture: (H, W) integers, palette indices included."""
+    values = read_labels(path, max_pixels=max_pixels)
+    if values.ndim == 3:
+        if values.shape[2] != 3 or (values != values[:, :, :1]).any():
+            raise UserError(
+                f"{path}: is a colour picture, class ids need one channel; "
+                "use format colour_map or panoptic"
+            )
+        values = np.ascontiguousarray(values[:, :, 0])
+    return _undo_grey_expansion(path, values)
+
+
+def read_brightness(path: Path, *, max_pixels: int) -> tuple[np.ndarray, bool]:
+    """A mask picture as (H, W) uint8, and whether its type alone makes it 0 to 255 (JPEG, 1 bit).
+
+    Palette pictures give their indices, 16-bit ones their high byte, colours their luma.
+    """
+    values = read_labels(path, max_pixels=max_pixels)
+    with path.open("rb") as file:
+        header = file.read(26)
+    if values.ndim == 3:
+        values = cv2.cvtColor(values, cv2.COLOR_RGB2GRAY)
+    if values.dtype != np.uint8:
+        values = (values >> 8).astype(np.uint8) if values.max(initial=0) > 255 else values
+        values = values.astype(np.uint8)
+    is_one_bit = header[12:16] == b"IHDR" and header[24] == 1 and header[25] == 0
+    if is_one_bit:
+        values = values * np.uint8(255)
+    return values, is_one_bit or header.startswith(b"\xff\xd8")
+
+
+def read_colours(path: Path, *, max_pixels: int) -> np.ndarray:
+    """A colour label picture as (H, W) int32 of R + 256 G + 65536 B."""
+    values = read_labels(path, max_pixels=max_pixels)
+    if values.ndim != 3 or values.shape[2] != 3:
+        raise UserError(f"{path}: has one channel; colour labels need red, green and blue")
+    channels = values.astype(np.int32)
+    return channels[:, :, 0] + (channels[:, :, 1] << 8) + (channels[:, :, 2] << 16)
+
+
+def map_ids(values: np.ndarray, table: np.ndarray, path: Path) -> np.ndarray:
+    """Class ids of stored values.
+
+    Args:
+        values: (H, W) non-negative integers.
+        table: (n,) int32 class id of each stored value, below VOID where there is none.
+        path: named in errors.
+
+    Raises:
+        UserError: the picture holds values without a class id.
+    """
+    if values.max(initial=0) >= len(table):
+        wrong = np.unique(values[values >= len(table)])
+    else:
+        class_map = table[values]
+        if class_map.min(initial=0) >= VOID:
+            return class_map
+        wrong = np.unique(values[class_map < VOID])
+    shown = ", ".join(map(str, wrong[:5])) + (", ..." if len(wrong) > 5 else "")
+    valid = np.flatnonzero(table >= VOID)
+    raise ClassIdError(
+        f"{path}: class id {shown} out of range; accepted are {_ranges(valid)} "
+        "(data.num_classes, data.void, data.class_offset)"
+    )
+
+
+def semantic_annotation(
+    class_map: np.ndarray, *, background: Collection[int], things: Collection[int]
+) -> Annotation:
+    """An annotation with one segment for each class present but background."""
+    counts = np.bincount(class_map.ravel() + 1)
+    segments: Sequence[Segment] = [
+        Segment(
+            mask=class_map == category,
+            category=category,
+            is_crowd=False,
+            is_thing=category in things,
+            instance_id=category,
+        )
+        for category in (np.flatnonzero(counts[1:])).tolist()
+        if category not in background
+    ]
+    height, width = class_map.shape
+    return Annotation(height=height, width=width, class_map=class_map, segments=tuple(segments))
+
+
+def _ranges(values: np.ndarray) -> str:
+    """`0-20, 255` from sorted numbers."""
+    if not len(values):
+        return "none"
+    cuts = np.flatnonzero(np.diff(values) > 1) + 1
+    runs = np.split(values, cuts)
+    return ", ".join(f"{r[0]}-{r[-1]}" if len(r) > 1 else f"{r[0]}" for r in runs)
+
+
+def _undo_grey_expansion(path: Path, values: np.ndarray) -> np.ndarray:
+    """Pillow stretches grey PNGs of 2 and 4 bits to 0-255; class ids are the stored numbers."""
+    with path.open("rb") as file:
+        header = file.read(26)
+    if header[12:16] == b"IHDR" and header[25] == 0 and header[24] in (2, 4):
+        return values // (255 // ((1 << header[24]) - 1))
+    return values

@@ -1,0 +1,1 @@
+"""Weight files of each kind, and how their tensors reach a model."""

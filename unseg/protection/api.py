@@ -1,0 +1,189 @@
+"""Protecting an array in memory: `unseg.protect` and `unseg.load_generator`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from unseg.io.pictures import Picture
+from unseg.models.weights import load_generator as _load_file
+from unseg.protection.compose import measure, protected_pixels
+from unseg.protection.methods import MethodOptions, UnSeg, full_size_noise
+from unseg.protection.noise_maker import NoiseMaker, Row
+from unseg.protection.reading.region import model_prompts, region_from_prompt
+from unseg.utils.distributed import pick_device
+from unseg.utils.errors import UserError
+
+
+@dataclass(frozen=True)
+class Protected:
+    """A protected image and how it came about.
+
+    Attributes:
+        image: same type and shape as the input.
+        noise: what was added, int32, same shape as the image: in its own levels (0 to 255, or
+            0 to 65535); zero in an alpha channel.
+        region: (H, W) bool, where the larger budget applies.
+        report: `linf_inside`, `linf_outside` and `rms` in 8-bit levels, `psnr` in dB,
+            `region_share`, `region_source`, `epsilon`, `epsilon_bg`.
+    """
+
+    image: np.ndarray
+    noise: np.ndarray
+    region: np.ndarray
+    report: dict[str, Any]
+
+
+def load_generator(name_or_path: str | Path | None = None, device: str = "auto") -> Any:
+    """A generator in evaluation mode.
+
+    Args:
+        name_or_path: an embedded generator's name, a weight file, or None for the embedded default.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+
+    Raises:
+        UserError: there is no such generator; the message names the options.
+    """
+    name = "default" if name_or_path is None else name_or_path
+    return _load_file(name, device=pick_device(device))
+
+
+def protect(
+    image: np.ndarray,
+    mask: np.ndarray | None = None,
+    boxes: Any = None,
+    points: Any = None,
+    point_labels: Any = None,
+    region: np.ndarray | None = None,
+    generator: Any = None,
+    epsilon: float = 8,
+    epsilon_bg: float = 2,
+) -> Protected:
+    """Protect one image.
+
+    The prompt (mask, boxes or points) steers the noise. The region sets the budget: `region`, else
+    the mask, else the filled boxes, else an object found from the points, else the whole image.
+
+    Args:
+        image: (H, W), (H, W, 1), (H, W, 2), (H, W, 3) or (H, W, 4), uint8 or uint16, RGB order;
+            the second and fourth shape carry alpha last, which stays as it is.
+        mask: (H, W) bool, or a number type where above 127 is the object (or {0, 1}).
+        boxes: (4,) or (N, 4), x0, y0, x1, y1 inclusive, in pixels.
+        points: (N, 2), x, y.
+        point_labels: (N,), 1 object, 0 background; None: all object.
+        region: (H, W), like `mask`.
+        generator: from `load_generator`; None loads the default one, every time.
+        epsilon: largest change inside the region, in 8-bit levels (times 257 for uint16).
+        epsilon_bg: largest change outside.
+
+    Raises:
+        UserError: a type, size or coordinate that does not fit.
+    """
+    picture = _as_picture(image)
+    if not 0 <= epsilon_bg <= epsilon <= 255:
+        raise UserError(
+            f"epsilon={epsilon}, epsilon_bg={epsilon_bg}: need 0 <= epsilon_bg <= epsilon <= 255"
+        )
+    if point_labels is not None and points is None:
+        raise UserError("point_labels were given without points")
+    mask, region = _as_mask(mask, "mask"), _as_mask(region, "region")
+    boxes = None if boxes is None else np.asarray(boxes, np.float64).reshape(-1, 4)
+    points = None if points is None else np.asarray(points, np.float64).reshape(-1, 2)
+    found = region_from_prompt(
+        picture.rgb8(),
+        region=region,
+        mask=mask,
+        boxes=boxes,
+        point_coords=points,
+        point_labels=point_labels,
+    )
+    generator = load_generator() if generator is None else generator
+    device = next(generator.parameters()).device
+    noise = _noise(generator, device, picture, mask, boxes, points, point_labels)
+    method = UnSeg(MethodOptions(epsilon=epsilon, epsilon_bg=epsilon_bg))
+    with torch.inference_mode():
+        pixels = protected_pixels(
+            picture, key="image", region=found.mask, method=method, noise=noise, device=device
+        )
+    budget = {"epsilon": epsilon, "epsilon_bg": epsilon_bg}
+    report = measure(picture.pixels, pixels, found.mask).as_dict()
+    result = _like(picture.with_pixels(pixels), image)
+    return Protected(
+        image=result,
+        noise=result.astype(np.int32) - image.astype(np.int32),
+        region=found.mask,
+        report={**report, "region_source": found.source, **budget},
+    )
+
+
+def _noise(
+    generator: Any,
+    device: torch.device,
+    picture: Picture,
+    mask: np.ndarray | None,
+    boxes: np.ndarray | None,
+    points: np.ndarray | None,
+    labels: Any,
+) -> torch.Tensor:
+    """Unit noise of all prompts together; several boxes are prompts of their own."""
+
+    def prompt(box: np.ndarray | None) -> Row:
+        prompts = model_prompts(
+            picture.size,
+            image_size=generator.image_size,
+            mask_size=generator.noise_size,
+            mask=mask,
+            boxes=box,
+            point_coords=points,
+            point_labels=labels,
+        )
+        return Row(picture.pixels, prompts)
+
+    maker = NoiseMaker(generator, device=device, precision="float32", batch_size=1)
+    if boxes is None or len(boxes) == 1:
+        return maker.of_one_image([prompt(boxes)])
+    union = np.concatenate([boxes[:, :2].min(0), boxes[:, 2:].max(0)])
+    noises = maker.of_one_image([prompt(box) for box in (union, *boxes)])
+    areas = [region_from_prompt(picture.rgb8(), boxes=box).mask for box in boxes]
+    masks = [torch.from_numpy(area).to(device) for area in areas]
+    return full_size_noise(noises, masks, size=picture.size)
+
+
+def _as_picture(image: np.ndarray) -> Picture:
+    if not isinstance(image, np.ndarray) or image.dtype not in (np.uint8, np.uint16):
+        found = image.dtype if isinstance(image, np.ndarray) else type(image).__name__
+        raise UserError(
+            f"image is {found}; give a NumPy array of uint8 (0 to 255) or uint16 (0 to 65535): "
+            "floats do not say their range"
+        )
+    if image.ndim not in (2, 3) or image.size == 0 or (image.ndim == 3 and image.shape[2] > 4):
+        raise UserError(
+            f"image has the shape {image.shape}; give (H, W) or (H, W, C) with 1 to 4 channels last"
+        )
+    pixels = image[:, :, None] if image.ndim == 2 else image
+    has_alpha = pixels.shape[2] in (2, 4)
+    return Picture(
+        pixels=np.ascontiguousarray(pixels[:, :, :-1] if has_alpha else pixels),
+        alpha=np.ascontiguousarray(pixels[:, :, -1]) if has_alpha else None,
+    )
+
+
+def _like(picture: Picture, image: np.ndarray) -> np.ndarray:
+    """The picture in the shape of the input array."""
+    return picture.stacked().reshape(image.shape)
+
+
+def _as_mask(mask: Any, name: str) -> np.ndarray | None:
+    """(H, W) bool; {0, 1} and {0, 255} are both understood, by looking."""
+    if mask is None:
+        return None
+    values = np.asarray(mask)
+    if values.ndim != 2:
+        raise UserError(f"{name} has the shape {values.shape}; give (H, W)")
+    if values.dtype == bool:
+        return values
+    return values > (127 if values.max(initial=0) > 1 else 0)

@@ -1,0 +1,48 @@
+"""What is added to an image: UnSeg's noise, its controls, and the methods it is compared with.
+
+No claim about the noise counts without the controls. A method is one class and one line in
+`METHODS`; everything else (regions, files, resuming, sharding) is the same for all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from unseg.protection.methods.autoregressive import Autoregressive
+from unseg.protection.methods.base import Canvas, Method, MethodOptions, NoiseSource
+from unseg.protection.methods.class_sign import ClassSign
+from unseg.protection.methods.cuda import Convolutional
+from unseg.protection.methods.jpeg_only import JpegOnly
+from unseg.protection.methods.signs import FixedSign, RandomSign, TiledSign
+from unseg.protection.methods.synper import LinearSeparable
+from unseg.protection.methods.unseg import Flat, Shuffled, UnSeg, full_size_noise
+
+__all__ = [
+    "METHODS",
+    "Canvas",
+    "Method",
+    "MethodOptions",
+    "NoiseSource",
+    "UnSeg",
+    "build_method",
+    "full_size_noise",
+]
+
+METHODS: dict[str, Callable[[MethodOptions], Method]] = {
+    "unseg": UnSeg,
+    "random_sign": RandomSign,
+    "fixed_sign": FixedSign,
+    "tiled_sign": TiledSign,
+    "class_sign": ClassSign,
+    "flat": Flat,
+    "shuffled": Shuffled,
+    "jpeg_only": JpegOnly,
+    "synper": LinearSeparable,
+    "ar": Autoregressive,
+    "cuda": Convolutional,
+}
+
+
+def build_method(name: str, options: MethodOptions) -> Method:
+    """The method of that name."""
+    return METHODS[name](options)

@@ -1,0 +1,59 @@
+"""Controls at the generator's grid and budget that no generator makes: random signs."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from unseg.noise import random_signs
+from unseg.protection.methods.base import Canvas, NoiseSource
+from unseg.protection.methods.unseg import UnSeg
+from unseg.utils.seed import torch_generator
+
+
+class RandomSign(UnSeg):
+    """Signs on the generator's grid, drawn anew for each image.
+
+    A trained generator's noise is nearly saturated, so uniform noise would be too weak a control.
+    """
+
+    noise_from: NoiseSource = "none"
+
+    def __call__(self, canvas: Canvas) -> Tensor:
+        """`clip(image + budget * signs)`."""
+        return self._compose(canvas, self.signs(canvas.key).to(canvas.image))
+
+    def signs(self, key: str) -> Tensor:
+        """(1, 3, n, n) of -1 and 1."""
+        return self._draw("random_sign", key)
+
+    def _draw(self, *purpose: str) -> Tensor:
+        return self._signs(self.options.grid, *purpose)
+
+    def _signs(self, side: int, *purpose: str) -> Tensor:
+        rng = torch_generator(self.options.seed, *purpose)
+        return random_signs(side, self.options.channels, rng)
+
+
+class FixedSign(RandomSign):
+    """One field of signs for all images."""
+
+    def signs(self, key: str) -> Tensor:
+        """The same for every key."""
+        del key
+        return self._draw("fixed_sign")
+
+
+class TiledSign(RandomSign):
+    """One small tile of signs, repeated over the grid, for all images.
+
+    The control of what upsampling alone does: a decoder that makes noise from coarse tokens by
+    strided convolutions repeats itself every few cells before it has learnt anything, and a
+    pattern that repeats is what a convolution learns first.
+    """
+
+    def signs(self, key: str) -> Tensor:
+        """The same for every key; the last tile of a row or column may be cut."""
+        del key
+        grid, tile = self.options.grid, self.options.tile
+        repeats = -(-grid // tile)
+        return self._signs(tile, "tiled_sign").repeat(1, 1, repeats, repeats)[..., :grid, :grid]

@@ -1,0 +1,76 @@
+"""UnSeg itself, and two controls that need its generator."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from unseg.noise import compose
+from unseg.protection.methods.base import Canvas, MethodOptions, NoiseSource
+
+
+class UnSeg:
+    """The generator's noise, loud inside the region (paper, section 3.3)."""
+
+    noise_from: NoiseSource = "own"
+    needs_classes = False
+
+    def __init__(self, options: MethodOptions) -> None:
+        self.options = options
+        self.bounds: tuple[float, float] | None = (options.epsilon, options.epsilon_bg)
+
+    def __call__(self, canvas: Canvas) -> Tensor:
+        """`clip(image + budget * noise)`."""
+        assert canvas.noise is not None
+        return self._compose(canvas, canvas.noise)
+
+    def _compose(self, canvas: Canvas, noise: Tensor) -> Tensor:
+        assert self.bounds is not None
+        if canvas.image.shape[1] == 1:
+            # A grey picture stays grey: it carries the mean of the three colours' noise.
+            noise = noise.mean(1, keepdim=True)
+        epsilon, epsilon_bg = self.bounds
+        return compose(
+            canvas.image, noise, region=canvas.region, epsilon=epsilon, epsilon_bg=epsilon_bg
+        )
+
+
+class Flat(UnSeg):
+    """UnSeg noise at the inner budget everywhere: is it the louder object that fools?"""
+
+    def __init__(self, options: MethodOptions) -> None:
+        super().__init__(options)
+        self.bounds = (options.epsilon, options.epsilon)
+
+
+class Shuffled(UnSeg):
+    """UnSeg noise made for another image of the list, at this image's budget."""
+
+    noise_from: NoiseSource = "partner"
+
+
+def full_size_noise(noises: Tensor, masks: list[Tensor], *, size: tuple[int, int]) -> Tensor:
+    """Noises of several prompts as one: each object carries its own, the rest the union's.
+
+    Args:
+        noises: (1 + K, 3, n, n); row 0 is the union prompt's.
+        masks: K tensors (H, W) bool; where objects overlap the smaller one lies on top.
+        size: (H, W).
+
+    Returns:
+        (1, 3, s, s) with s = max(H, W), which needs no further upsampling.
+    """
+    side = max(size)
+
+    def upsampled(row: int) -> Tensor:
+        return torch.nn.functional.interpolate(
+            noises[row : row + 1], (side, side), mode="bilinear", align_corners=False
+        )
+
+    canvas = upsampled(0)
+    order = sorted(range(len(masks)), key=lambda i: -int(masks[i].sum()))
+    for i in order:
+        inside = torch.zeros(side, side, dtype=torch.bool, device=canvas.device)
+        inside[: size[0], : size[1]] = masks[i]
+        canvas = torch.where(inside, upsampled(i + 1), canvas)
+    return canvas

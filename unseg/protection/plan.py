@@ -1,0 +1,286 @@
+"""From a configuration to a plan: the list, the generator, every check that writes nothing."""
+
+from __future__ import annotations
+
+import logging
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import unseg
+from unseg.config.generate import CLASS_METHODS, SIGN_METHODS, GenerateConfig
+from unseg.config.load import to_dict
+from unseg.data.annotations import AnnotationSource, Item, build_source
+from unseg.io.files import image_size, sha256_file
+from unseg.models.weights import load_generator, resolve_weights
+from unseg.protection.compose import fraction_note
+from unseg.protection.methods import METHODS, MethodOptions, build_method
+from unseg.protection.noise_maker import NoiseMaker, default_batch_size
+from unseg.protection.reading.item import ModelFrame, SubjectReader
+from unseg.protection.stream import Plan
+from unseg.protection.writing.output_paths import (
+    Layout,
+    build_layout,
+    check_mirror,
+    check_outputs,
+    input_folders,
+)
+from unseg.protection.writing.writer import free_bytes
+from unseg.utils import distributed
+from unseg.utils.errors import UserError
+
+_log = logging.getLogger(__name__)
+
+DEFAULT_GRID = 256
+_SIZES_SAMPLED = 64
+_BYTES_PER_VALUE = {"png": 0.85, "same": 0.9, "jpeg": 0.4}
+"""Bytes on the disk for one channel of one pixel: noisy pictures compress badly."""
+
+_DATA_KEYS = (
+    "format", "void", "background", "things", "reduce_zero_label", "class_offset", "mask_values",
+    "colours", "num_classes",
+)  # fmt: skip
+"""Keys of `data` that change a region."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A plan and what goes with it.
+
+    Attributes:
+        plan: what to do.
+        settings: flat settings that decide what a picture looks like.
+        environment: what may change its last bits: reported, not refused.
+        notes: for the user, before the run.
+    """
+
+    plan: Plan
+    settings: dict[str, Any]
+    environment: dict[str, Any]
+    notes: tuple[str, ...]
+
+
+def prepare(
+    config: GenerateConfig,
+    *,
+    source: AnnotationSource | None = None,
+    folders: Sequence[Path] | None = None,
+    generator: Any = None,
+) -> Prepared:
+    """Everything that can be decided and checked without writing.
+
+    Args:
+        config: the run's configuration.
+        source: images and labels, where they are not those of `config.data`.
+        folders: folders that the output must not lie in; None: those of `config.data`.
+        generator: one that is loaded already.
+
+    Raises:
+        UserError: for every mistake that can be seen before the first image.
+    """
+    layout = build_layout(config.output, config.data if source is None else None)
+    source = source or build_source(config.data)
+    items = _checked_items(config, source, layout, folders)
+    device = distributed.pick_device(config.run.device)
+    model, generator_sha = _generator(config, generator, device)
+    options = _method_options(config, model)
+    method = build_method(config.method, options)
+    frame = _frame(config, model, options)
+    batch_size = config.run.batch_size or default_batch_size(device)
+    needs_model = method.noise_from != "none"
+    maker = None
+    if model is not None and needs_model:
+        maker = NoiseMaker(
+            model, device=device, precision=config.run.precision, batch_size=batch_size
+        )
+    plan = Plan(
+        config=config,
+        items=items,
+        reader=SubjectReader(
+            source=source,
+            region=config.region,
+            prompt=config.prompt,
+            frame=frame,
+            seed=config.run.seed,
+            max_pixels=config.data.max_pixels,
+            classes=config.noise.classes if method.needs_classes else None,
+            has_open_background=config.data.format == "coco",
+        ),
+        layout=layout,
+        method=method,
+        noise_maker=maker,
+        device=device,
+        batch_size=batch_size,
+        rank=distributed.rank(),
+        world_size=distributed.world_size(),
+    )
+    settings = _settings(config, options, frame, generator_sha if needs_model else None)
+    return Prepared(plan, settings, _environment(plan), _notes(plan))
+
+
+def _checked_items(
+    config: GenerateConfig,
+    source: AnnotationSource,
+    layout: Layout,
+    folders: Sequence[Path] | None,
+) -> Sequence[Item]:
+    """The list; refused where its outputs would overwrite an input or each other."""
+    items = source.items()
+    if config.run.limit is not None:
+        items = items[: config.run.limit]
+    if config.method == "shuffled" and len(items) < 2:
+        raise UserError("method=shuffled needs at least two images in the list")
+    if folders is None:
+        folders = input_folders(config.data, config.output.layout)
+    check_outputs(layout, items, folders)
+    if config.output.layout == "mirror":
+        check_mirror(layout, items, Path(config.data.root))
+    return items
+
+
+def _generator(
+    config: GenerateConfig, generator: Any, device: torch.device
+) -> tuple[Any, str | None]:
+    """The generator and its file's checksum, where the method or its grid needs one."""
+    if generator is not None:
+        return generator, None
+    is_control = config.method in SIGN_METHODS
+    needs_none = config.method in ("jpeg_only", *CLASS_METHODS)
+    if needs_none or (is_control and config.noise.grid is not None):
+        return None, None
+    try:
+        path = resolve_weights(config.generator.path)
+        model = load_generator(path, parent=config.generator.parent, device=device)
+    except UserError as error:
+        hint = "; or set noise.grid, then no generator is needed" if is_control else ""
+        raise UserError(f"generator.path: {error}{hint}") from None
+    return model, sha256_file(path)
+
+
+def _method_options(config: GenerateConfig, model: Any) -> MethodOptions:
+    noise = config.noise
+    assert config.method in METHODS
+    return MethodOptions(
+        epsilon=noise.epsilon,
+        epsilon_bg=noise.epsilon_bg,
+        seed=config.run.seed,
+        tile=noise.tile,
+        grid=noise.grid or int(getattr(model, "noise_size", DEFAULT_GRID)),
+        channels=noise.channels or ("rgb" if model is None else model.noise_channels),
+        quality=config.output.quality,
+        psnr=noise.psnr,
+        patch=noise.patch,
+    )
+
+
+def _frame(config: GenerateConfig, model: Any, options: MethodOptions) -> ModelFrame:
+    """The generator's frame; without one that of a model with patches of 16 on the same grid."""
+    if model is not None:
+        return ModelFrame(image_size=model.image_size, mask_size=model.noise_size)
+    return ModelFrame(image_size=4 * options.grid, mask_size=options.grid)
+
+
+def _settings(
+    config: GenerateConfig, options: MethodOptions, frame: ModelFrame, generator_sha: str | None
+) -> dict[str, Any]:
+    """Flat settings; two runs with the same ones may share a folder."""
+    values: dict[str, Any] = {
+        "method": config.method,
+        "generator.sha256": generator_sha,
+        "noise.epsilon": config.noise.epsilon,
+        "noise.epsilon_bg": config.noise.epsilon_bg,
+        "run.seed": config.run.seed,
+        "output.format": config.output.format,
+        "output.layout": config.output.layout,
+        "output.keep_suffix": config.output.keep_suffix,
+    }
+    if config.method == "tiled_sign":
+        values |= {"noise.tile": options.tile}
+    if config.method == "class_sign":
+        values |= {"noise.classes": config.noise.classes}
+    if config.method in SIGN_METHODS:
+        values |= {"noise.grid": options.grid, "noise.channels": options.channels}
+    if config.method in CLASS_METHODS:
+        noise = config.noise
+        values |= {"noise.psnr": noise.psnr, "noise.classes": noise.classes}
+        values |= {"noise.patch": noise.patch}
+    if config.output.format == "jpeg" or config.method == "jpeg_only":
+        values["output.quality"] = config.output.quality
+    if config.region.map == "official":
+        values["region.map grid"] = frame.mask_size
+    for section in ("region", "prompt"):
+        plain = to_dict(getattr(config, section))
+        values |= {f"{section}.{key}": value for key, value in plain.items()}
+    data = to_dict(config.data)
+    values |= {f"data.{key}": data[key] for key in _DATA_KEYS}
+    if config.data.annotations is not None:
+        path = Path(config.data.root) / config.data.annotations
+        values["data.annotations sha256"] = sha256_file(path)
+    return values
+
+
+def _environment(plan: Plan) -> dict[str, Any]:
+    """What may change the last bit of a matrix product, and so a pixel by one level."""
+    return {
+        "unseg": unseg.__version__,
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "device": plan.device.type
+        if plan.device.type == "cpu"
+        else torch.cuda.get_device_name(plan.device),
+        "threads": torch.get_num_threads() if plan.device.type == "cpu" else None,
+        "batch_size": plan.batch_size,
+        "precision": "bfloat16"
+        if plan.noise_maker is not None and plan.noise_maker.is_bfloat16
+        else "float32",
+    }
+
+
+def _notes(plan: Plan) -> tuple[str, ...]:
+    """What the user should know before the run."""
+    notes = []
+    fraction = fraction_note(plan.method.bounds)
+    if fraction:
+        notes.append(fraction)
+    needed, measured = _estimate(plan)
+    if needed:
+        free = free_bytes(plan.layout.folder)
+        notes.append(
+            f"{len(plan.items)} images need about {_size(needed)} (from {measured} of them), "
+            f"{_size(free)} are free at {plan.layout.folder}"
+        )
+        if needed > free:
+            notes.append("WARNING: the disk is probably too small for this set")
+    return tuple(notes)
+
+
+def _estimate(plan: Plan) -> tuple[int, int]:
+    """Bytes that the outputs will need, and from how many images' headers that is known."""
+    step = max(1, len(plan.items) // _SIZES_SAMPLED)
+    pixels = []
+    for item in plan.items[::step]:
+        if item.fault is None:
+            try:
+                height, width = image_size(item.image_path)
+            except UserError:
+                continue
+            pixels.append(height * width)
+    if not pixels:
+        return 0, 0
+    per_value = _BYTES_PER_VALUE[plan.config.output.format]
+    copies = 2 if plan.config.output.noise else 1
+    return int(np.mean(pixels) * 3 * per_value * copies * len(plan.items)), len(pixels)
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"

@@ -1,0 +1,1 @@
+"""One image of a data set, read and understood: pixels, region, prompts."""

@@ -1,0 +1,334 @@
+"""Protecting a data set: decode ahead, one batched forward pass, compose, write behind.
+
+The list is cut into groups of one batch; group g belongs to rank g mod world_size. Threads decode
+the next groups while the model runs and encode the last ones after it; every queue is bounded, so
+memory does not depend on the length of the list (but for its names, about 1 kB an image). Only the
+main thread touches the manifest, and it writes a line only after the file is complete.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unseg.config.generate import GenerateConfig
+from unseg.data.annotations.base import Item
+from unseg.io.files import sha256_file
+from unseg.protection.compose import protected_pixels
+from unseg.protection.methods import Method, full_size_noise
+from unseg.protection.noise_maker import NoiseMaker, Row
+from unseg.protection.reading.item import Checksums, Subject, SubjectReader
+from unseg.protection.writing.manifest import FAILED, Earlier, PartWriter
+from unseg.protection.writing.output_paths import Layout
+from unseg.protection.writing.writer import WriteJob, write_protected
+from unseg.utils.errors import UserError
+from unseg.utils.seed import derive_seed
+
+_log = logging.getLogger(__name__)
+
+GROUPS_AHEAD = 2
+_PARTNERS_TRIED = 8
+KEPT = "kept"
+"""Outcome of an image that an earlier run has finished and that has not changed since."""
+
+
+class StoppedError(UserError):
+    """An image failed and the run was asked to stop there."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that protecting a list needs; made once by `prepare.prepare`.
+
+    Attributes:
+        config: the run's configuration.
+        items: the whole list, the same on every rank.
+        reader: reads images and labels.
+        layout: where outputs go.
+        method: what is added.
+        noise_maker: the generator, or None for methods without one.
+        device: where pictures are composed.
+        batch_size: images in a group.
+        earlier: finished images by key.
+        rank: of this process.
+        world_size: number of processes.
+    """
+
+    config: GenerateConfig
+    items: Sequence[Item]
+    reader: SubjectReader
+    layout: Layout
+    method: Method
+    noise_maker: NoiseMaker | None
+    device: torch.device
+    batch_size: int
+    earlier: dict[str, Earlier] = field(default_factory=dict)
+    rank: int = 0
+    world_size: int = 1
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What reading one image came to.
+
+    Attributes:
+        item: the image.
+        kept: an earlier run has finished it.
+        subject: the image, where it is to be written.
+        noise_rows: image and prompts whose noise it gets; empty for methods without a generator.
+        checksums: of the input files.
+        failure: why it cannot be protected.
+        seconds: time spent.
+    """
+
+    item: Item
+    kept: bool = False
+    subject: Subject | None = None
+    noise_rows: tuple[Row, ...] = ()
+    checksums: Checksums | None = None
+    failure: str | None = None
+    seconds: float = 0.0
+
+
+Record = Callable[[dict[str, Any]], None]
+
+
+def protect_items(plan: Plan, record: Record) -> None:
+    """Protect this rank's share of the list.
+
+    Args:
+        plan: what to do.
+        record: called from this thread with the manifest entry of each image, in order, after its
+            file is complete; with `{"key", "status": "kept"}` for what was done before.
+
+    Raises:
+        StoppedError: an image failed and `run.fail_fast` is set.
+        UserError: the manifest cannot be written.
+    """
+    run = plan.config.run
+    decoders = ThreadPoolExecutor(run.decode_workers, "decode")
+    encoders = ThreadPoolExecutor(run.encode_workers, "encode")
+    writing: deque[Future[dict[str, Any]]] = deque()
+
+    def finish_one() -> None:
+        entry = writing.popleft().result()
+        record(entry)
+        if run.fail_fast and entry["status"] == FAILED:
+            raise StoppedError(f"{entry['reason']} (stopped by run.fail_fast=true)")
+
+    try:
+        for group in _decoded_groups(plan, decoders):
+            for task in _tasks(plan, group):
+                writing.append(encoders.submit(task))
+                while len(writing) > 2 * run.encode_workers:
+                    finish_one()
+        while writing:
+            finish_one()
+    finally:
+        decoders.shutdown(cancel_futures=True)
+        encoders.shutdown(cancel_futures=True)
+
+
+def record_to(part: PartWriter, then: Record) -> Record:
+    """A `record` that appends to a manifest and then reports."""
+
+    def record(entry: dict[str, Any]) -> None:
+        if entry["status"] != KEPT:
+            part.append(entry)
+        then(entry)
+
+    return record
+
+
+def _decoded_groups(plan: Plan, pool: ThreadPoolExecutor) -> Iterator[list[Decoded]]:
+    """This rank's groups in order, read ahead by a bounded number."""
+    pending: deque[list[Future[Decoded]]] = deque()
+    for start in _group_starts(plan):
+        numbers = range(start, min(start + plan.batch_size, len(plan.items)))
+        pending.append([pool.submit(_decode, plan, number) for number in numbers])
+        if len(pending) > max(GROUPS_AHEAD, plan.config.run.decode_workers // plan.batch_size):
+            yield [future.result() for future in pending.popleft()]
+    while pending:
+        yield [future.result() for future in pending.popleft()]
+
+
+def _group_starts(plan: Plan) -> range:
+    step = plan.batch_size * plan.world_size
+    return range(plan.rank * plan.batch_size, len(plan.items), step)
+
+
+def _decode(plan: Plan, number: int) -> Decoded:
+    """Read one image, unless an earlier run has finished it; never raises for a bad file."""
+    item = plan.items[number]
+    start = time.perf_counter()
+
+    def result(**found: Any) -> Decoded:
+        return Decoded(item=item, seconds=time.perf_counter() - start, **found)
+
+    checksums = None
+    try:
+        checksums = plan.reader.checksums(item)
+        if _is_finished(plan, item, checksums):
+            return result(kept=True)
+        subject = plan.reader.read(item)
+        rows: tuple[Row, ...] = ()
+        if subject.has_work:
+            rows = _noise_rows(plan, number, subject)
+        elif plan.config.region.on_empty == "error":
+            raise UserError(
+                f"{item.key}: has no pixel to protect; set region.on_empty=copy to copy such images"
+            )
+        return result(subject=subject, noise_rows=rows, checksums=checksums)
+    except Exception as error:
+        return result(failure=_reason(item, error), checksums=checksums)
+
+
+def _is_finished(plan: Plan, item: Item, checksums: Checksums) -> bool:
+    """Whether input and output are those of an earlier run's entry."""
+    earlier = plan.earlier.get(item.key)
+    if earlier is None or earlier.output != plan.layout.relative(item.key):
+        return False
+    if (earlier.input_sha256, earlier.label_sha256) != (checksums.image, checksums.label):
+        return False
+    path = plan.layout.path(item.key)
+    return path.is_file() and sha256_file(path) == earlier.output_sha256
+
+
+def _noise_rows(plan: Plan, number: int, subject: Subject) -> tuple[Row, ...]:
+    if plan.method.noise_from == "none":
+        return ()
+    if plan.method.noise_from == "partner":
+        subject = _partner(plan, number)
+    return tuple(Row(subject.picture.pixels, prompts) for prompts in subject.prompts)
+
+
+def _partner(plan: Plan, number: int) -> Subject:
+    """Another image with a region: always the same one, whatever runs beside it."""
+    count = len(plan.items)
+    offset = derive_seed(plan.config.run.seed, "shuffled") % max(count - 1, 1)
+    fault: Exception | None = None
+    for step in range(min(count - 1, _PARTNERS_TRIED)):
+        other = plan.items[(number + 1 + (offset + step) % (count - 1)) % count]
+        try:
+            subject = plan.reader.read(other)
+        except Exception as error:
+            fault = error
+            continue
+        if subject.prompts:
+            return subject
+    tried = min(count - 1, _PARTNERS_TRIED)
+    raise UserError(
+        f"{plan.items[number].key}: none of {tried} other images can lend it noise "
+        f"({fault or 'nothing to protect in them'}); method=shuffled needs good ones"
+    )
+
+
+def _tasks(plan: Plan, group: list[Decoded]) -> Iterator[Callable[[], dict[str, Any]]]:
+    """For each image of a group: what the encode workers have left to do."""
+    singles = [one.noise_rows[0] if len(one.noise_rows) == 1 else None for one in group]
+    start = time.perf_counter()
+    noises: list[Tensor | None] = [None] * len(group)
+    if plan.noise_maker is not None and any(singles):
+        noises = plan.noise_maker(singles)
+    shared = (time.perf_counter() - start) / max(sum(s is not None for s in singles), 1)
+    for slot, one in enumerate(group):
+        if one.subject is None:
+            yield partial(_without_picture, plan, one)
+            continue
+        start = time.perf_counter()
+        try:
+            pixels = _compose(plan, one, noises[slot])
+        except (RuntimeError, ValueError, MemoryError) as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise UserError(
+                    f"{one.item.key}: the device is out of memory; set run.batch_size lower"
+                ) from None
+            yield partial(_failure, plan, one.item, one.checksums, _reason(one.item, error))
+            continue
+        seconds = one.seconds + time.perf_counter() - start
+        seconds += shared if singles[slot] is not None else 0
+        yield partial(_write, plan, one, pixels, seconds)
+
+
+def _compose(plan: Plan, one: Decoded, noise: Tensor | None) -> Any:
+    """Protected pixels, or None for an image with nothing to protect."""
+    subject = one.subject
+    assert subject is not None
+    if not subject.has_work:
+        return None
+    if len(one.noise_rows) > 1:
+        assert plan.noise_maker is not None
+        noises = plan.noise_maker.of_one_image(one.noise_rows)
+        masks = [torch.from_numpy(m).to(plan.device) for m in subject.instances]
+        noise = noises[:1]
+        if plan.method.noise_from == "own" and len(masks) + 1 == len(noises):
+            noise = full_size_noise(noises, masks, size=subject.picture.size)
+    return protected_pixels(
+        subject.picture,
+        key=subject.key,
+        region=subject.region,
+        method=plan.method,
+        noise=noise,
+        device=plan.device,
+        classes=subject.classes,
+    )
+
+
+def _write(plan: Plan, one: Decoded, pixels: Any, seconds: float) -> dict[str, Any]:
+    assert one.subject is not None
+    assert one.checksums is not None
+    start = time.perf_counter()
+    output = plan.config.output
+    try:
+        job = WriteJob(
+            subject=one.subject,
+            pixels=pixels,
+            checksums=one.checksums,
+            source=one.item.image_path,
+            path=plan.layout.path(one.item.key),
+            output=plan.layout.relative(one.item.key),
+            format=plan.layout.format_of(one.item.key),
+            quality=output.quality,
+            bounds=plan.method.bounds,
+            noise_path=plan.layout.noise_path(one.item.key) if output.noise else None,
+        )
+        entry = write_protected(job)
+    except Exception as error:
+        return _failure(plan, one.item, one.checksums, _reason(one.item, error))
+    entry["method"] = plan.config.method
+    entry["seconds"] = round(seconds + time.perf_counter() - start, 4)
+    return entry
+
+
+def _without_picture(plan: Plan, one: Decoded) -> dict[str, Any]:
+    if one.kept:
+        return {"key": one.item.key, "status": KEPT}
+    return _failure(plan, one.item, one.checksums, one.failure or "unknown")
+
+
+def _failure(plan: Plan, item: Item, checksums: Checksums | None, reason: str) -> dict[str, Any]:
+    """The entry of an image that failed; an output that an earlier run left is removed."""
+    if item.fault is None and item.key in plan.earlier:
+        plan.layout.path(item.key).unlink(missing_ok=True)
+    entry = {"key": item.key, "status": FAILED, "reason": reason}
+    if checksums is not None:
+        entry["input_sha256"] = checksums.image or ""
+    return entry
+
+
+def _reason(item: Item, error: Exception) -> str:
+    """One line for the manifest; a fault that is ours keeps its traceback in the log."""
+    if isinstance(error, UserError):
+        return " ".join(str(error).split())
+    text = " ".join(str(error).split())
+    _log.warning("%s: unexpected fault", item.key, exc_info=error)
+    return f"{item.key}: unexpected {type(error).__name__}: {text}"

@@ -1,0 +1,1 @@
+"""Protected pictures on the disk, their records, and the proof of their budget."""

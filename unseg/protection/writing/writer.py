@@ -1,0 +1,185 @@
+"""Writing one protected picture, reading it back from the disk, and measuring what it changed."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unseg.io.files import atomic_write_bytes, sha256_file
+from unseg.io.pictures import OutputFormat, Picture, encode_picture, read_picture
+from unseg.protection.compose import keeps_budget, measure
+from unseg.protection.reading.item import Checksums, Subject
+from unseg.protection.writing.manifest import PROTECTED, UNPROTECTED
+from unseg.utils.errors import UserError
+
+
+@dataclass(frozen=True)
+class WriteJob:
+    """One picture to be written.
+
+    Attributes:
+        subject: the clean picture and its region.
+        pixels: (H, W, C) protected pixels, or None where nothing is protected.
+        checksums: of the input files, taken before they were read.
+        source: the input file.
+        path: where the output goes.
+        output: the same, relative to the output folder, POSIX.
+        format: of the bytes.
+        quality: of JPEG.
+        bounds: budget to hold (inside, outside) in 8-bit levels; None: measured only.
+        noise_path: where the amplified noise goes, or None.
+    """
+
+    subject: Subject
+    pixels: np.ndarray | None
+    checksums: Checksums
+    source: Path
+    path: Path
+    output: str
+    format: OutputFormat
+    quality: int
+    bounds: tuple[float, float] | None
+    noise_path: Path | None = None
+
+
+def write_protected(job: WriteJob) -> dict[str, Any]:
+    """Write the picture, read it again, and return its manifest entry (without `seconds`).
+
+    Raises:
+        UserError: it cannot be written, or the file on the disk breaks the budget (then it is
+            removed: a file under its final name is good).
+    """
+    subject = job.subject
+    clean = subject.picture
+    notes = list(subject.notes)
+    make_folder(job.path.parent)
+    # A picture without alpha and without 16 bits is all that JPEG can hold.
+    if job.format == "JPEG" and (clean.alpha is not None or clean.max_value > 255):
+        what = "transparency" if clean.alpha is not None else "16 bits a channel"
+        raise UserError(f"{job.source}: has {what}, which JPEG cannot hold; set output.format=png")
+    if job.pixels is None and _may_copy_bytes(job):
+        atomic_write_bytes(job.path, job.source.read_bytes())
+    else:
+        changed = clean if job.pixels is None else clean.with_pixels(job.pixels)
+        atomic_write_bytes(job.path, encode_picture(changed, job.format, quality=job.quality))
+    try:
+        written = read_picture(job.path)
+        measured = _measured(job, written)
+    except UserError:
+        job.path.unlink(missing_ok=True)
+        raise
+    if job.noise_path is not None:
+        _write_noise(job, written)
+    entry: dict[str, Any] = {
+        "key": subject.key,
+        "status": UNPROTECTED if job.pixels is None else PROTECTED,
+        "output": job.output,
+        "height": clean.size[0],
+        "width": clean.size[1],
+        "mode": clean.mode,
+        **measured.as_dict(),
+        "budget": list(job.bounds) if job.bounds is not None else None,
+        "prompt": subject.prompt_kind if job.pixels is not None else None,
+        "num_prompts": len(subject.instances) or len(subject.prompts),
+        "region": subject.region_source,
+        "input_sha256": job.checksums.image,
+        "output_sha256": sha256_file(job.path),
+    }
+    if job.checksums.label is not None:
+        entry["label_sha256"] = job.checksums.label
+    if notes:
+        entry["notes"] = notes
+    return entry
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and its parents.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        remedy = "free some space" if error.errno == errno.ENOSPC else "choose another output.dir"
+        raise UserError(f"{path}: cannot be made: {error.strerror or error}; {remedy}") from None
+
+
+def free_bytes(folder: Path) -> int:
+    """Space left on the disk of a folder that need not exist yet."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def check_writable(folder: Path) -> None:
+    """Make the output folder and write into it.
+
+    Raises:
+        UserError: either fails.
+    """
+    make_folder(folder)
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"{folder}: is not writable; choose another output.dir")
+
+
+def amplified(clean: np.ndarray, protected: np.ndarray, *, limit: float) -> np.ndarray:
+    """A picture of the difference: grey is none, black and white are the budget.
+
+    Args:
+        clean: (H, W, C) uint8 or uint16.
+        protected: the same.
+        limit: change in 8-bit levels that is shown as black or white.
+
+    Returns:
+        (H, W, C) uint8.
+    """
+    scale = int(np.iinfo(clean.dtype).max) // 255
+    change = protected.astype(np.float32) - clean.astype(np.float32)
+    shown = 128 + change * (127 / max(limit * scale, 1))
+    return np.clip(np.round(shown), 0, 255).astype(np.uint8)
+
+
+def _measured(job: WriteJob, written: Picture) -> Any:
+    clean = job.subject.picture
+    same_kind = (written.pixels.shape, written.pixels.dtype) == (
+        clean.pixels.shape,
+        clean.pixels.dtype,
+    )
+    if not same_kind:
+        raise UserError(
+            f"{job.path}: reads back as {written.pixels.dtype} {written.pixels.shape} instead of "
+            f"{clean.pixels.dtype} {clean.pixels.shape}; set output.format=png"
+        )
+    measured = measure(clean.pixels, written.pixels, job.subject.region)
+    bounds = (0.0, 0.0) if job.pixels is None else job.bounds
+    if bounds is not None and job.format != "JPEG" and not keeps_budget(measured, bounds):
+        raise UserError(
+            f"{job.path}: the written file changes pixels by {measured.linf_inside:g} inside and "
+            f"{measured.linf_outside:g} outside, more than {bounds[0]:g} and {bounds[1]:g}; it was "
+            "removed. Please report this"
+        )
+    return measured
+
+
+def _may_copy_bytes(job: WriteJob) -> bool:
+    """Whether an unprotected image can be copied as it is: encoding JPEG again would change it."""
+    clean = job.subject.picture
+    return job.format == "JPEG" and clean.file_format == "JPEG" and clean.orientation == 1
+
+
+def _write_noise(job: WriteJob, written: Picture) -> None:
+    assert job.noise_path is not None
+    clean = job.subject.picture
+    limit = job.bounds[0] if job.bounds is not None else 8
+    shown = amplified(clean.pixels, written.pixels, limit=limit)
+    make_folder(job.noise_path.parent)
+    picture = Picture(pixels=shown)
+    picture = replace(picture, mode="L" if picture.is_grey else "RGB")
+    atomic_write_bytes(job.noise_path, encode_picture(picture, "PNG"))

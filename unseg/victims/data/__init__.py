@@ -1,0 +1,1 @@
+"""What a victim learns from: published pictures, their labels, defences on them."""

@@ -1,0 +1,111 @@
+"""What a grid needs before it can run: its faults, what is missing, and what it will cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from unseg.config.dataset import DatasetConfig
+from unseg.config.evaluate import CLEAN, FOLDER, EvaluateConfig
+from unseg.utils.errors import UserError
+from unseg.victims.data.defences import parse_defence
+from unseg.victims.data.splits import SPLITS
+from unseg.victims.grid.cells import ASSETS, expand
+from unseg.victims.networks.registry import ARCHITECTURES
+
+
+def check_grid(config: EvaluateConfig) -> None:
+    """Faults that would stop every cell of a kind, before any work.
+
+    Raises:
+        UserError: an unknown defence, victim or method, or files that are not there.
+    """
+    problems = [*choice_problems(config), *missing_roots(config)]
+    if problems:
+        raise UserError("\n".join(dict.fromkeys(problems)))
+
+
+def choice_problems(config: EvaluateConfig) -> Iterator[str]:
+    """Names that no registry knows, and victims that cannot do a data set's task."""
+    for defence in dict.fromkeys(d for block in config.grid for d in block.defences):
+        try:
+            parse_defence(defence)
+        except UserError as error:
+            yield str(error)
+    for name, victim in config.victims.items():
+        if victim.arch not in ARCHITECTURES:
+            known = ", ".join(ARCHITECTURES)
+            yield f"victims.{name}.arch={victim.arch}: unknown; known are {known}"
+    for block in config.grid:
+        for data, name in ((d, v) for d in block.data for v in block.victims):
+            entry = ARCHITECTURES.get(config.victims[name].arch)
+            task = config.data[data].task
+            if entry is not None and task not in entry.tasks:
+                fit = ", ".join(a for a, e in ARCHITECTURES.items() if task in e.tasks)
+                yield (
+                    f"data.{data}.task={task}: victim {name} ({entry.title}) cannot be trained for "
+                    f"it; those that can are {fit}"
+                )
+
+
+def missing_roots(config: EvaluateConfig) -> Iterator[str]:
+    """Folders and weights that the grid names and that are not there."""
+    for name, victim in config.victims.items():
+        if victim.weights_path is not None and not Path(victim.weights_path).exists():
+            yield f"victims.{name}.weights_path={victim.weights_path}: no such file"
+    folders = {}
+    for name, data in config.data.items():
+        for split in SPLITS:
+            dataset: DatasetConfig | None = getattr(data, split)
+            folders[f"data.{name}.{split}.root"] = None if dataset is None else dataset.root
+    for name, method in config.methods.items():
+        folders[f"methods.{name}.train_root"] = method.train_root
+        folders[f"methods.{name}.test_root"] = method.test_root
+    for key, root in folders.items():
+        if root is not None and not Path(root).is_dir():
+            yield f"{key}={root}: no such folder"
+
+
+def _missing_parts(config: EvaluateConfig) -> Iterator[str]:
+    """What lacks inside data folders that are there, and generators that are not."""
+    for name, data in config.data.items():
+        for split in SPLITS:
+            dataset: DatasetConfig | None = getattr(data, split)
+            if dataset is None or not Path(dataset.root).is_dir():
+                continue
+            places = [(k, getattr(dataset, k)) for k in ("images", "labels", "annotations")]
+            places.append(("list_file", dataset.list_file))
+            places += [(f"parts.{i}.images", p.images) for i, p in enumerate(dataset.parts)]
+            for key, place in places:
+                if place is not None and not (Path(dataset.root) / place).exists():
+                    yield f"data.{name}.{split}.{key}={place}: not in {dataset.root}"
+    for name, method in config.methods.items():
+        generator = method.generator or ("default" if method.method == "unseg" else None)
+        if generator is None or method.method in (CLEAN, FOLDER):
+            continue
+        if not Path(generator).is_file() and not (ASSETS / f"{generator}.safetensors").is_file():
+            yield f"methods.{name}.generator={generator}: no such file, and no shipped generator"
+
+
+def plan_lines(config: EvaluateConfig) -> list[str]:
+    """What a run would do and cost, and what it lacks, as lines for a terminal.
+
+    Raises:
+        UserError: names that no registry knows.
+    """
+    faults = list(dict.fromkeys(choice_problems(config)))
+    if faults:
+        raise UserError("\n".join(faults))
+    cells = expand(config)
+    lines = [f"{config.title}: {len(cells)} cells in {config.run_dir}"]
+    hours = config.expected_gpu_hours
+    cost = "not stated" if hours is None else f"{hours:g}"
+    lines.append(f"expected GPU hours: {cost}")
+    downloads = sorted(
+        ARCHITECTURES[v.arch].title for v in config.victims.values() if v.weights == "library"
+    )
+    lines += [f"downloads weights of: {title}" for title in downloads]
+    missing = [*missing_roots(config), *_missing_parts(config)]
+    lines += [f"missing: {line}" for line in missing]
+    lines.append(f"missing in all: {len(missing)}" if missing else "nothing is missing")
+    return lines

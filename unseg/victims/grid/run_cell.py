@@ -1,0 +1,260 @@
+"""One cell from its pictures to its result."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import time
+from collections import OrderedDict
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from unseg.config.evaluate import CLEAN, FOLDER, EvaluateConfig
+from unseg.io.files import atomic_write, atomic_write_bytes
+from unseg.utils.seed import derive_seed
+from unseg.victims.data.defences import picture_defence
+from unseg.victims.data.splits import (
+    clean_rows,
+    load_tensors,
+    split_config,
+    validation_rows,
+)
+from unseg.victims.data.tensor_set import TensorSet
+from unseg.victims.grid.cells import Cell, Layout
+from unseg.victims.networks.registry import build_victim
+from unseg.victims.networks.victim import Victim
+from unseg.victims.training.fit import FitState, Task, fit
+from unseg.victims.training.object_tasks import build_task
+
+_log = logging.getLogger(__name__)
+RESULT, STATE, EXAMPLES = "result.json", "state.pt", "examples.npz"
+_KEPT_SETS = 6
+
+
+class TensorCache:
+    """The last few sets in memory: neighbouring cells of a grid share theirs."""
+
+    def __init__(self, config: EvaluateConfig, layout: Layout) -> None:
+        self.config, self.layout = config, layout
+        self._sets: OrderedDict[tuple[Any, ...], TensorSet] = OrderedDict()
+
+    def get(self, cell: Cell, split: str, *, is_protected: bool) -> TensorSet:
+        """A split in the frame of the cell's victim, after the cell's defence."""
+        root = protected_root(self.config, self.layout, cell, split) if is_protected else None
+        data = self.config.data[cell.data]
+        recipe = self.config.victims[cell.victim].recipe
+        frame = (recipe.image_size, recipe.keep_ratio, recipe.antialias, recipe.score_at)
+        defence = picture_defence(cell.defence)
+        key = (cell.data, split, root, defence, frame)
+        if key not in self._sets:
+            dataset = split_config(data, split, self.layout.pictures(cell.data))
+            self._sets[key] = load_tensors(
+                dataset,
+                recipe=recipe,
+                task=data.task,
+                protected_root=root,
+                defence=defence,
+                is_test=split == "test",
+            )
+        self._sets.move_to_end(key)
+        while len(self._sets) > _KEPT_SETS:
+            self._sets.popitem(last=False)
+        return self._sets[key]
+
+
+def protected_root(config: EvaluateConfig, layout: Layout, cell: Cell, split: str) -> Path | None:
+    """Folder of a split's protected pictures; None where there are none (a folder's test)."""
+    method = config.methods[cell.method]
+    if method.method == FOLDER:
+        root = method.train_root if split == "train" else method.test_root
+        return None if root is None else Path(root)
+    return layout.protected(cell) / split
+
+
+@dataclass(frozen=True)
+class CellData:
+    """What one cell learns from and is scored on.
+
+    Attributes:
+        train: training pictures.
+        validation: pictures to choose the epoch with, in the same state; None where there are none.
+        clean_test: clean test pictures.
+        protected_test: protected test pictures; None for clean training.
+        epoch_size: pictures in an epoch; a twin's fewer pictures are repeated up to it, so that it
+            gets as many steps as the mixture it belongs to.
+    """
+
+    train: TensorSet
+    validation: TensorSet | None
+    clean_test: TensorSet
+    protected_test: TensorSet | None
+    epoch_size: int
+
+
+def assemble(cell: Cell, config: EvaluateConfig, cache: TensorCache) -> CellData:
+    """The sets of a cell, mixtures and twins included."""
+    published = cache.get(cell, "train", is_protected=False)
+    keys = published.keys
+    held = validation_rows(keys, config.data[cell.data].validation_share)
+    kept = set(held)
+    rows = [i for i in range(len(keys)) if i not in kept]
+    protected_test = None
+    if cell.method != CLEAN:
+        stay_clean = clean_rows(keys, cell.clean_share, seed=cell.seed)
+        protected = cache.get(cell, "train", is_protected=True)
+        published = protected.with_images_of(published, stay_clean)
+        if protected_root(config, cache.layout, cell, "test") is not None:
+            protected_test = cache.get(cell, "test", is_protected=True)
+    epoch_size = len(rows)
+    if cell.is_twin:
+        part = set(clean_rows(keys, cell.clean_share, seed=cell.seed))
+        rows, held = [i for i in rows if i in part], [i for i in held if i in part]
+    if not rows:
+        raise ValueError(f"{cell.name}: no training picture is left; lower validation_share")
+    return CellData(
+        train=published.select(rows),
+        validation=published.select(held) if held else None,
+        clean_test=cache.get(cell, "test", is_protected=False),
+        protected_test=protected_test,
+        epoch_size=epoch_size,
+    )
+
+
+def run_cell(
+    cell: Cell, config: EvaluateConfig, layout: Layout, cache: TensorCache, device: torch.device
+) -> dict[str, Any]:
+    """Train and score one cell, from its last state where it was stopped; writes its result.
+
+    Returns:
+        The content of `result.json`.
+    """
+    folder = layout.cell(cell)
+    section = config.data[cell.data]
+    entry = config.victims[cell.victim]
+    data = assemble(cell, config, cache)
+    dataset = split_config(section, "train", layout.pictures(cell.data))
+    scorer = build_task(dataset, section, entry.recipe)
+    # One cell's weights depend on its seed alone, never on what ran before it in this process.
+    torch.manual_seed(derive_seed(cell.seed, "victim weights") % 2**32)
+    victim = build_victim(
+        entry.arch,
+        num_classes=scorer.num_classes,
+        tiny=entry.tiny,
+        width=entry.width,
+        encoder=entry.encoder,
+        weights=entry.weights,
+        weights_path=entry.weights_path,
+        image_size=entry.recipe.image_size,
+        train_only=entry.train_only,
+    ).to(device)
+    saver = StateSaver(folder / STATE, every=config.checkpoint_seconds)
+    started = time.monotonic()
+    state = fit(
+        victim,
+        data.train,
+        recipe=entry.recipe,
+        scorer=scorer,
+        validation=data.validation,
+        clean_test=data.clean_test,
+        seed=cell.seed,
+        epoch_size=data.epoch_size,
+        defence=cell.defence,
+        state=saver.load(device),
+        on_epoch=saver,
+    )
+    result = {
+        "cell": asdict(cell),
+        "metric": scorer.metric,
+        "floor": scorer.floor(data.clean_test),
+        "num_train": len(data.train),
+        "num_validation": 0 if data.validation is None else len(data.validation),
+        "num_test": len(data.clean_test),
+        "num_parameters": sum(p.numel() for p in victim.parameters()),
+        "scores": _scores(victim, state, scorer, data),
+        "curve": state.curve,
+        "seconds": round(time.monotonic() - started, 1),
+        "device": str(device),
+    }
+    _write_examples(folder, victim, scorer, data, config.num_examples)
+    with atomic_write(folder / RESULT, "w") as file:
+        json.dump(result, file, indent=1)
+    (folder / STATE).unlink(missing_ok=True)
+    return result
+
+
+def _scores(
+    victim: Victim, state: FitState, scorer: Task, data: CellData
+) -> dict[str, dict[str, Any]]:
+    """Scores of the last, the best and the selected epoch; the victim ends as the selected one."""
+
+    def both(epoch: int) -> dict[str, Any]:
+        scores: dict[str, Any] = {"epoch": epoch}
+        scores["clean_test"] = scorer.details(victim, data.clean_test)
+        if data.protected_test is not None:
+            scores["protected_test"] = scorer.details(victim, data.protected_test)
+        return scores
+
+    last = both(state.epoch)
+    victim.load_state_dict(state.selected)
+    selected = both(state.selected_epoch)
+    best = max(state.curve, key=lambda row: row["clean_test"])
+    return {
+        "selected": selected,
+        "last": last,
+        "best": {"epoch": int(best["epoch"]), "clean_test": {"score": best["clean_test"]}},
+    }
+
+
+class StateSaver:
+    """Writes a fit's state now and then, and finds it again.
+
+    Args:
+        path: the file.
+        every: seconds of training between two writes.
+    """
+
+    def __init__(self, path: Path, *, every: float) -> None:
+        self.path, self.every = path, every
+        self._last = time.monotonic()
+
+    def __call__(self, state: FitState) -> None:
+        """Write where it is time."""
+        if time.monotonic() - self._last < self.every:
+            return
+        values = {**vars(state)}
+        buffer = io.BytesIO()
+        torch.save(values, buffer)
+        atomic_write_bytes(self.path, buffer.getvalue())
+        self._last = time.monotonic()
+
+    def load(self, device: torch.device) -> FitState | None:
+        """The last state, or None."""
+        if not self.path.is_file():
+            return None
+        values = torch.load(self.path, map_location=device, weights_only=True)
+        _log.info("%s: goes on after epoch %d", self.path.parent.name, values["epoch"])
+        return FitState(**values)
+
+
+def _write_examples(folder: Path, victim: Victim, scorer: Task, data: CellData, count: int) -> None:
+    """Predictions of a few test pictures, for the report; they stay in the run directory."""
+    total = len(data.clean_test)
+    rows = [total * i // count for i in range(min(count, total))] if count else []
+    if not rows:
+        return
+    chosen = data.clean_test.select(rows)
+    labels, predicted = scorer.label_maps(victim, chosen)
+    buffer = io.BytesIO()
+    np.savez_compressed(
+        buffer,
+        images=chosen.images.permute(0, 2, 3, 1).numpy(),
+        labels=labels.numpy(),
+        predicted=predicted.numpy(),
+        extents=chosen.extents.numpy(),
+    )
+    atomic_write_bytes(folder / EXAMPLES, buffer.getvalue())

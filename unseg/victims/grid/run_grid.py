@@ -1,0 +1,201 @@
+"""The runner of a grid: protects each set once, runs each cell once, and survives being killed.
+
+Any number of processes may share a run directory. Each takes the cells that nobody works on; the
+operating system frees the lock of a process that dies, and the next one goes on from its state.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+import traceback
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from unseg.config.dataset import DatasetConfig
+from unseg.config.evaluate import CLEAN, FOLDER, EvaluateConfig
+from unseg.config.generate import LABEL_METHODS, GenerateConfig
+from unseg.config.load import from_dict, to_dict, to_yaml
+from unseg.io.files import atomic_write, atomic_write_bytes
+from unseg.io.locks import locked
+from unseg.protection.run import generate
+from unseg.utils.distributed import pick_device
+from unseg.utils.errors import UserError
+from unseg.victims.data.splits import SPLITS, make_pictures, split_config
+from unseg.victims.grid.cells import Cell, Layout, expand
+from unseg.victims.grid.preflight import check_grid
+from unseg.victims.grid.run_cell import RESULT, STATE, TensorCache, run_cell
+
+_log = logging.getLogger(__name__)
+FAILURE = "failure.txt"
+_POLL_SECONDS = 2.0
+
+
+@dataclass
+class Outcome:
+    """What became of a grid.
+
+    Attributes:
+        done: number of cells with a result, of this run and of earlier ones.
+        failed: name of each failed cell, and the last line of its traceback.
+    """
+
+    done: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+def run_grid(config: EvaluateConfig) -> Outcome:
+    """Run every cell that has no result yet, and wait for those that other processes run."""
+    check_grid(config)
+    device = pick_device(config.device)
+    if config.num_threads:
+        torch.set_num_threads(config.num_threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    layout = Layout(config)
+    layout.run_dir.mkdir(parents=True, exist_ok=True)
+    atomic_write_bytes(layout.run_dir / "config.yaml", to_yaml(config).encode())
+    cells = expand(config)
+    layout.record(cells)
+    return _Runner(config, layout, device, len(cells)).run(cells)
+
+
+class _Runner:
+    def __init__(
+        self, config: EvaluateConfig, layout: Layout, device: torch.device, total: int
+    ) -> None:
+        self.config, self.layout, self.device = config, layout, device
+        self.cache = TensorCache(config, layout)
+        self.outcome = Outcome()
+        self.total = total
+        self._started = time.time()
+        self._ran = 0
+
+    def run(self, cells: list[Cell]) -> Outcome:
+        """Take free cells until none is left that is neither done nor failed."""
+        waiting = list(cells)
+        while waiting:
+            busy = [cell for cell in waiting if not self._settle(cell)]
+            if len(busy) == len(waiting):
+                time.sleep(_POLL_SECONDS)
+            waiting = busy
+        return self.outcome
+
+    def _settle(self, cell: Cell) -> bool:
+        """Whether a cell is done or failed now; False where another process works on it."""
+        folder = self.layout.cell(cell)
+        if self._is_done(folder):
+            return True
+        with locked(folder, wait=False) as is_mine:
+            if not is_mine:
+                return False
+            # Another process may have finished it between the look and the lock.
+            if self._is_done(folder) or self._failed_elsewhere(cell, folder):
+                return True
+            self._run(cell, folder)
+        return True
+
+    def _is_done(self, folder: Path) -> bool:
+        if not (folder / RESULT).is_file():
+            return False
+        # A process killed between writing the result and removing its state leaves both.
+        (folder / STATE).unlink(missing_ok=True)
+        self.outcome.done += 1
+        return True
+
+    def _failed_elsewhere(self, cell: Cell, folder: Path) -> bool:
+        """Whether a process that runs beside this one has failed at it just now."""
+        report = folder / FAILURE
+        if not report.is_file() or report.stat().st_mtime < self._started:
+            return False
+        self.outcome.failed[cell.name] = report.read_text(encoding="utf-8").strip().split("\n")[-1]
+        return True
+
+    def _run(self, cell: Cell, folder: Path) -> None:
+        try:
+            self._provide(cell)
+            result = run_cell(cell, self.config, self.layout, self.cache, self.device)
+        except Exception as error:  # noqa: BLE001 - one bad cell must not stop the others
+            atomic_write_bytes(folder / FAILURE, traceback.format_exc().encode())
+            self.outcome.failed[cell.name] = f"{type(error).__name__}: {error}"
+            _log.error("%s failed: %s: %s", cell.name, type(error).__name__, error)
+            return
+        (folder / FAILURE).unlink(missing_ok=True)
+        self.outcome.done += 1
+        self._ran += 1
+        score = result["scores"]["selected"]["clean_test"]["score"]
+        _log.info(
+            "cell %d/%d %s: %s %.1f %% on clean test (epoch %d), %.0f s; %s left",
+            self.outcome.done,
+            self.total,
+            cell.name,
+            result["metric"],
+            100 * score,
+            result["scores"]["selected"]["epoch"],
+            result["seconds"],
+            self._time_left(),
+        )
+
+    def _time_left(self) -> str:
+        settled = self.outcome.done + len(self.outcome.failed)
+        left = (time.time() - self._started) / self._ran * (self.total - settled)
+        return f"{left / 60:.0f} min" if left >= 90 else f"{left:.0f} s"
+
+    def _provide(self, cell: Cell) -> None:
+        make_pictures(self.config.data[cell.data], self.layout.pictures(cell.data))
+        if cell.method != CLEAN and self.config.methods[cell.method].method != FOLDER:
+            make_protected(self.config, self.layout, cell)
+
+
+def make_protected(config: EvaluateConfig, layout: Layout, cell: Cell) -> None:
+    """Protect both splits of a cell's data set, unless that is done already."""
+    folder = layout.protected(cell)
+    with locked(folder, wait=True):
+        for split in SPLITS:
+            done = folder / f"{split}.json"
+            if done.exists():
+                continue
+            dataset = split_config(config.data[cell.data], split, layout.pictures(cell.data))
+            _log.info("protect %s: %s", split, folder.name)
+            summary = _protect(config, cell, dataset, folder / split)
+            with atomic_write(done, "w") as file:
+                json.dump(summary, file, indent=1)
+
+
+def _protect(
+    config: EvaluateConfig, cell: Cell, dataset: DatasetConfig, folder: Path
+) -> dict[str, Any]:
+    """Run the protection pipeline over a split; returns how its pictures changed."""
+    method = config.methods[cell.method]
+    values: dict[str, Any] = {
+        "data": to_dict(dataset),
+        "method": method.method,
+        "output": {"dir": str(folder)},
+        "noise": {"epsilon": cell.epsilon, "epsilon_bg": cell.epsilon_bg},
+        "run": {"seed": method.seed, "device": config.device},
+    }
+    if method.generator is not None:
+        values["generator"] = {"path": method.generator}
+    if method.method in LABEL_METHODS and config.data[cell.data].task == "foreground":
+        values["noise"]["classes"] = "region"
+    for key, value in method.options.items():
+        *sections, last = key.split(".")
+        place = values
+        for section in sections:
+            place = place.setdefault(section, {})
+        place[last] = value
+    source = f"methods.{cell.method}"
+    summary = generate(from_dict(GenerateConfig, values, source=source))
+    if summary.failed:
+        key, reason = summary.failures[0]
+        raise UserError(f"{source}: {summary.failed} pictures failed, first {key}: {reason}")
+    return {
+        "rms": summary.rms_mean,
+        "l2": summary.l2_mean,
+        "linf": max(summary.linf_inside, summary.linf_outside),
+        "psnr": summary.psnr_mean,
+        "region_share": summary.region_share_mean,
+    }

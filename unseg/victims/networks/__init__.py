@@ -1,0 +1,1 @@
+"""The networks that are trained as victims, by name, and their weights."""

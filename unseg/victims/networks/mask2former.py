@@ -1,0 +1,154 @@
+"""Mask2Former (Cheng et al., CVPR 2022) as a victim for maps of classes and for segments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unseg.victims.data.segments import Found, Frame, Target
+from unseg.victims.networks.mask2former_names import is_official, renamed
+from unseg.victims.networks.object_victim import ObjectVictim
+from unseg.victims.networks.query_masks import class_scores, instances, panoptic
+
+_STAGES = ["stage1", "stage2", "stage3", "stage4"]
+_LIBRARY = {
+    "resnet50": "microsoft/resnet-50",
+    "swin_t": "microsoft/swin-tiny-patch4-window7-224",
+}
+
+
+def build_mask2former(
+    backbone: str, *, num_classes: int, tiny: bool, width: float, pretrained: bool
+) -> nn.Module:
+    """The network of transformers with random weights, or with an ImageNet backbone (download).
+
+    Args:
+        backbone: "resnet50" or "swin_t".
+        num_classes: C.
+        tiny: the small version for the CPU.
+        width: factor on the channels of decoders and queries.
+        pretrained: take the backbone's weights from the library.
+    """
+    from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation
+
+    hidden = max(1, round((32 if tiny else 256) * width / 32)) * 32
+    arguments: dict[str, Any] = {
+        "backbone_config": _backbone(backbone, tiny=tiny),
+        "num_labels": num_classes,
+        "feature_size": hidden,
+        "mask_feature_size": hidden,
+        "hidden_dim": hidden,
+    }
+    if tiny:
+        arguments |= {
+            "encoder_feedforward_dim": 2 * hidden,
+            "dim_feedforward": 2 * hidden,
+            "encoder_layers": 1,
+            "decoder_layers": 3,
+            "num_attention_heads": 2,
+            "num_queries": 8,
+            "train_num_points": 256,
+        }
+    network = Mask2FormerForUniversalSegmentation(Mask2FormerConfig(**arguments))
+    if pretrained:
+        from transformers import AutoBackbone
+
+        stages = AutoBackbone.from_pretrained(_LIBRARY[backbone], out_features=_STAGES)
+        network.model.pixel_level_module.encoder.load_state_dict(stages.state_dict())
+    return network
+
+
+def _backbone(name: str, *, tiny: bool) -> Any:
+    from transformers import ResNetConfig, SwinConfig
+
+    if name == "resnet50":
+        if not tiny:
+            return ResNetConfig(out_features=_STAGES)
+        return ResNetConfig(
+            embedding_size=8,
+            hidden_sizes=[16, 16, 24, 32],
+            depths=[1, 1, 1, 1],
+            layer_type="basic",
+            out_features=_STAGES,
+        )
+    if not tiny:
+        return SwinConfig(
+            embed_dim=96,
+            depths=[2, 2, 6, 2],
+            num_heads=[3, 6, 12, 24],
+            window_size=7,
+            drop_path_rate=0.3,
+            out_features=_STAGES,
+        )
+    return SwinConfig(
+        embed_dim=16,
+        depths=[1, 1, 1, 1],
+        num_heads=[1, 1, 2, 2],
+        window_size=4,
+        drop_path_rate=0.0,
+        out_features=_STAGES,
+    )
+
+
+class Mask2Former(ObjectVictim):
+    """Queries, each with a class and a mask; the library's loss, our own way from them to answers.
+
+    The library resamples every mask to 384 x 384 first, which costs thin objects; here each is
+    brought to the size at which it is scored once.
+    """
+
+    def translated(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Official files of Mask2Former, which fit completely or not at all."""
+        return renamed(state, self.network.state_dict()) if is_official(state) else state
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Class scores (B, C, H, W), which need no softmax, of pictures (B, 3, H, W) in [0, 1]."""
+        logits, masks = self._queries(image)
+        return torch.stack([class_scores(c, m) for c, m in zip(logits, masks, strict=True)])
+
+    def loss(self, images: Tensor, targets: Sequence[Target]) -> Tensor:
+        """Set prediction: matched queries learn class and mask, the others to answer nothing."""
+        pixels = self.prepare(images)
+        bottom, right = (a - b for a, b in zip(pixels.shape[-2:], images.shape[-2:], strict=True))
+        output = self.network(
+            pixel_values=pixels,
+            mask_labels=[F.pad(t.masks, (0, right, 0, bottom)).float() for t in targets],
+            class_labels=[t.categories for t in targets],
+        )
+        # Summed over one mask it comes with a dimension.
+        return output.loss.reshape(())
+
+    def find(
+        self,
+        images: Tensor,
+        frames: Sequence[Frame],
+        *,
+        task: str,
+        things: frozenset[int] = frozenset(),
+        boxes: Sequence[Tensor] | None = None,
+    ) -> list[Found]:
+        """Segments that do not overlap (panoptic), or the surest instances."""
+        del boxes
+        found = []
+        for logits, masks, frame in zip(*self._queries(images), frames, strict=True):
+            masks = frame.resize(masks)
+            if task == "panoptic":
+                found.append(panoptic(logits, masks, things=things))
+            else:
+                found.append(instances(logits, masks))
+        return found
+
+    def _queries(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (B, Q, C + 1) of the queries' classes and (B, Q, S, S) of their masks."""
+        pixels = self.prepare(images)
+        output = self.network(pixel_values=pixels)
+        size = (pixels.shape[-2], pixels.shape[-1])
+        masks = F.interpolate(
+            output.masks_queries_logits.float(), size, mode="bilinear", align_corners=False
+        )
+        height, width = images.shape[-2:]
+        return output.class_queries_logits.float(), masks[..., :height, :width]

@@ -1,0 +1,111 @@
+"""What a report is made of: words, tables, figures; and what it calls methods and victims."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from unseg.config.evaluate import CLEAN, EvaluateConfig
+from unseg.config.generate import CLASS_METHODS
+from unseg.victims.networks.registry import ARCHITECTURES
+from unseg.victims.report.aggregate import Key, Spread
+
+NOTHING = "–"
+
+
+@dataclass(frozen=True)
+class Text:
+    """A paragraph, or a smaller heading."""
+
+    text: str
+    kind: Literal["text", "heading"] = "text"
+
+    def markdown(self) -> str:
+        """As Markdown."""
+        return f"### {self.text}" if self.kind == "heading" else self.text
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table; the first `num_text` columns hold words."""
+
+    header: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+    num_text: int
+    kind: str = "table"
+
+    def markdown(self) -> str:
+        """As Markdown."""
+        rule = ["---" if i < self.num_text else "---:" for i in range(len(self.header))]
+        return "\n".join("| " + " | ".join(line) + " |" for line in (self.header, rule, *self.rows))
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure."""
+
+    name: str
+    alt: str
+    data: bytes
+    kind: str = "picture"
+
+    @property
+    def base64(self) -> str:
+        """For the page."""
+        return base64.b64encode(self.data).decode()
+
+    def markdown(self) -> str:
+        """As Markdown, beside the file."""
+        return f"![{self.alt}](figures/{self.name}.png)"
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading and what stands below it."""
+
+    heading: str
+    parts: list[Text | Table | Picture]
+
+
+def method_title(config: EvaluateConfig, key: Key, with_share: bool = True) -> str:
+    """What tables call the training pictures of a row."""
+    if key.is_twin:
+        return f"clean, {100 * key.clean_share:g} % of the pictures"
+    if key.method == CLEAN:
+        return CLEAN
+    title = config.methods[key.method].title or key.method
+    if config.methods[key.method].method not in CLASS_METHODS:
+        title += f" {key.epsilon:g}/{key.epsilon_bg:g}"
+    elif "noise.psnr" in config.methods[key.method].options:
+        title += f" at {config.methods[key.method].options['noise.psnr']:g} dB"
+    if key.clean_share and with_share:
+        title += f" + {100 * key.clean_share:g} % clean"
+    return title
+
+
+def budget_title(config: EvaluateConfig, method: str, epsilon: float, epsilon_bg: float) -> str:
+    """Bounds of a method, where it has some."""
+    if config.methods[method].method in CLASS_METHODS:
+        return "its own"
+    return f"{epsilon:g} / {epsilon_bg:g}"
+
+
+def victim_title(config: EvaluateConfig, name: str) -> str:
+    """What tables call a victim."""
+    victim = config.victims[name]
+    title = victim.title or ARCHITECTURES[victim.arch].title + (", tiny" if victim.tiny else "")
+    others = [v for n, v in config.victims.items() if n != name and v.arch == victim.arch]
+    return f"{title} [{name}]" if others and victim.title is None else title
+
+
+def percent(value: Spread | None) -> str:
+    """For a cell of a table."""
+    return NOTHING if value is None else value.percent()
+
+
+def number(value: float | None, show: Callable[[float], str]) -> str:
+    """For a cell of a table; `show` writes it."""
+    return NOTHING if value is None or math.isnan(value) else show(value)

@@ -1,0 +1,268 @@
+"""Tasks that know objects: panoptic, instance, detection and interactive.
+
+A task turns what victims find into a score in [0, 1]; a victim's own family decides how it learns.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unseg.config.dataset import DatasetConfig
+from unseg.config.evaluate import DENSE_TASKS, DataConfig, RecipeConfig
+from unseg.data.annotations import build_source
+from unseg.metrics import boundary_iou, iou
+from unseg.panoptic_quality import OPEN_GROUND, PanopticQuality
+from unseg.victims.data.segments import Found, Frame, Segments, mask_boxes, paint
+from unseg.victims.data.splits import num_classes, object_ranks
+from unseg.victims.data.tensor_set import VOID, TensorSet, as_input
+from unseg.victims.networks.object_victim import ObjectVictim
+from unseg.victims.training.average_precision import AveragePrecision
+from unseg.victims.training.fit import Scorer, Task
+from unseg.victims.training.loss import autocast, channels_last
+
+METRICS = {
+    "panoptic": "PQ",
+    "instance": "mask AP",
+    "detection": "box AP",
+    "interactive": "mIoU of prompted masks",
+}
+
+
+def build_task(dataset: DatasetConfig, section: DataConfig, recipe: RecipeConfig) -> Task:
+    """The task that a data set is used for.
+
+    Args:
+        dataset: its training split.
+        section: names the task and the classes that the score is a mean over.
+        recipe: says how many pictures are scored at once, and how precisely.
+    """
+    common: dict[str, Any] = {
+        "num_classes": num_classes(dataset, section.task),
+        "task": section.task,
+        "score_classes": section.score_classes,
+        "batch_size": recipe.eval_batch_size,
+        "precision": recipe.precision,
+    }
+    if section.task in DENSE_TASKS:
+        return Scorer(**common)
+    ranks = object_ranks(dataset, section.task) or {}
+    things = frozenset(ranks[i] for i in build_source(dataset).thing_ids if i in ranks)
+    parts = section.test.parts if section.test is not None else ()
+    return ObjectTask(**common, things=things, groups=tuple(part.images for part in parts))
+
+
+@dataclass(frozen=True)
+class ObjectTask:
+    """The tasks whose label is a list of segments.
+
+    Attributes:
+        num_classes: C.
+        task: a key of `METRICS`.
+        score_classes: the mean runs over these; empty: over all.
+        batch_size: pictures scored at once.
+        precision: "float32" or "bfloat16".
+        things: panoptic: countable classes.
+        groups: interactive: folders of test pictures that are data sets of their own; the score is
+            the mean of theirs.
+    """
+
+    num_classes: int
+    task: str
+    score_classes: tuple[int, ...] = ()
+    batch_size: int = 8
+    precision: str = "float32"
+    things: frozenset[int] = frozenset()
+    groups: tuple[str, ...] = ()
+
+    @property
+    def metric(self) -> str:
+        """What tables call the score."""
+        return METRICS[self.task]
+
+    def loss(
+        self, victim: ObjectVictim, images: Tensor, target: Any, *, dice: bool = False
+    ) -> Tensor:
+        """The victim's own loss on pictures (B, 3, S, S) in [0, 1] and their targets."""
+        del dice  # each family has a loss of its own
+        with autocast(images.device, self.precision):
+            return victim.loss(images, target)
+
+    def score(self, victim: ObjectVictim, data: TensorSet) -> float:
+        """The score that tables show, of a whole set."""
+        if self.task not in ("instance", "detection"):
+            return self.details(victim, data)["score"]
+        return self._precision(victim, data).compute(self._kind, self._classes)["ap"]
+
+    def details(self, victim: ObjectVictim, data: TensorSet) -> dict[str, float]:
+        """All scores of a set.
+
+        `score` is PQ, AP or mIoU; beside it stand sq, rq and PQ of things and stuff, AP by size and
+        threshold and of boundaries, or the boundary IoU and both of each data set.
+        """
+        if self.task == "panoptic":
+            return self._panoptic(victim, data)
+        if self.task == "interactive":
+            return self._interactive(self._prompted(victim, data))
+        found = self._precision(victim, data)
+        scores = found.compute(self._kind, self._classes)
+        scores = {"score": scores.pop("ap"), **scores}
+        if self.task == "instance":
+            scores["boundary_ap"] = found.compute("boundary", self._classes)["ap"]
+            scores["box_ap"] = found.compute("bbox", self._classes)["ap"]
+        return scores
+
+    def floor(self, test: TensorSet) -> float:
+        """Score of the trivial predictor: 0 for PQ and AP; for prompts, that of the filled box."""
+        if self.task != "interactive":
+            return 0.0
+        rows = []
+        for row in range(len(test)):
+            truth, _ = test.scored(row)
+            masks = torch.from_numpy(truth.masks()[~truth.is_crowd])
+            rows.append((row, masks, _filled(mask_boxes(masks), truth.size)))
+        return self._interactive((test.keys[i], true, filled) for i, true, filled in rows)["score"]
+
+    def label_maps(self, victim: ObjectVictim, data: TensorSet) -> tuple[Tensor, Tensor]:
+        """Objects of a few pictures in a figure's colours: label and prediction, (N, S, S) uint8.
+
+        0 where there is nothing, then a number for each segment, `VOID` where nothing counts.
+        """
+        frame = TensorSet(data.images, data.labels, data.keys, data.extents, segments=data.segments)
+        labels, predicted = [], []
+        for _, truth, found in self._found(victim, frame):
+            masks = truth.masks()
+            label = paint(masks, _colours(len(masks)))
+            label[truth.void_mask()] = VOID
+            labels.append(np.maximum(label, 0).astype(np.uint8))
+            sure = found.scores > 0.5
+            masks = (found.masks if found.masks is not None else _filled(found.boxes, truth.size))[
+                sure
+            ].numpy()
+            predicted.append(np.maximum(paint(masks, _colours(len(masks))), 0).astype(np.uint8))
+        return torch.from_numpy(np.stack(labels)), torch.from_numpy(np.stack(predicted))
+
+    @property
+    def _kind(self) -> Any:
+        return "segm" if self.task == "instance" else "bbox"
+
+    @property
+    def _classes(self) -> tuple[int, ...] | None:
+        return self.score_classes or None
+
+    @torch.no_grad()
+    def _found(
+        self, victim: ObjectVictim, data: TensorSet
+    ) -> Iterator[tuple[str, Segments, Found]]:
+        """Key, label and prediction of every picture; predictions are on the CPU."""
+        was_training = victim.training
+        victim.eval()
+        device = next(victim.parameters()).device
+        for start in range(0, len(data), self.batch_size):
+            rows = range(start, min(start + self.batch_size, len(data)))
+            scored = [data.scored(row) for row in rows]
+            images = channels_last(as_input(data.images[start : rows.stop].to(device)))
+            boxes = None
+            if self.task == "interactive":
+                boxes = [_prompts(truth, frame).to(device) for truth, frame in scored]
+            with autocast(device, self.precision):
+                found = victim.find(
+                    images, [f for _, f in scored], task=self.task, things=self.things, boxes=boxes
+                )
+            for row, (truth, _), answer in zip(rows, scored, found, strict=True):
+                masks = None if answer.masks is None else answer.masks.cpu()
+                yield (
+                    data.keys[row],
+                    truth,
+                    Found(
+                        answer.categories.cpu(),
+                        answer.scores.float().cpu(),
+                        answer.boxes.cpu(),
+                        masks,
+                    ),
+                )
+        victim.train(was_training)
+
+    def _precision(self, victim: ObjectVictim, data: TensorSet) -> AveragePrecision:
+        metric = AveragePrecision(self.num_classes, with_masks=self.task == "instance")
+        for _, truth, found in self._found(victim, data):
+            metric.update(truth, found)
+        return metric
+
+    def _panoptic(self, victim: ObjectVictim, data: TensorSet) -> dict[str, float]:
+        metric = PanopticQuality(self.num_classes)
+        for _, truth, found in self._found(victim, data):
+            target = paint(truth.masks(), range(len(truth)))
+            target[(target < 0) & ~truth.void_mask()] = OPEN_GROUND
+            assert found.masks is not None
+            pred = paint(found.masks.numpy(), range(len(found.categories)))
+            metric.update(
+                torch.from_numpy(pred),
+                found.categories,
+                torch.from_numpy(target),
+                torch.from_numpy(truth.categories),
+                torch.from_numpy(truth.is_crowd),
+            )
+        chosen = set(self.score_classes or range(self.num_classes))
+        whole = metric.score(sorted(chosen))
+        scores = {"score": whole.pq, "sq": whole.sq, "rq": whole.rq}
+        for name, part in (("pq_things", self.things), ("pq_stuff", chosen - self.things)):
+            if chosen & part and chosen - part:
+                scores[name] = metric.score(sorted(chosen & part)).pq
+        return scores
+
+    def _prompted(
+        self, victim: ObjectVictim, data: TensorSet
+    ) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """Key, true and found masks (K, H, W) of every picture, in the order of the prompts."""
+        for key, truth, found in self._found(victim, data):
+            assert found.masks is not None
+            yield key, torch.from_numpy(truth.masks()[~truth.is_crowd]), found.masks
+
+    def _interactive(self, pictures: Iterator[tuple[str, Tensor, Tensor]]) -> dict[str, float]:
+        """Mean of the objects of a picture, then of pictures, then of data sets."""
+        scores: dict[str, list[tuple[float, float]]] = {}
+        for key, true, found in pictures:
+            if not len(true):
+                continue
+            both = [f(found[:, None], true[:, None]).mean().item() for f in (iou, boundary_iou)]
+            group = max((g for g in self.groups if key.startswith(g)), key=len, default="")
+            scores.setdefault(group, []).append((both[0], both[1]))
+        means = {
+            group: [statistics.fmean(values) for values in zip(*rows, strict=True)]
+            for group, rows in sorted(scores.items())
+        }
+        if not means:
+            raise ValueError("no object to prompt for in the whole set")
+        details = {
+            "score": statistics.fmean(m[0] for m in means.values()),
+            "boundary_iou": statistics.fmean(m[1] for m in means.values()),
+        }
+        for group, (overlap, border) in means.items():
+            if len(means) > 1:
+                details |= {f"miou {group}": overlap, f"boundary_iou {group}": border}
+        return details
+
+
+def _prompts(truth: Segments, frame: Frame) -> Tensor:
+    """Boxes around the true objects, (K, 4) in pixels of the victim's square."""
+    masks = torch.from_numpy(truth.masks()[~truth.is_crowd])
+    return frame.unscale_boxes(mask_boxes(masks))
+
+
+def _filled(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Boxes (K, 4) as masks (K, H, W) bool."""
+    y = torch.arange(size[0])[None, :, None] + 0.5
+    x = torch.arange(size[1])[None, None, :] + 0.5
+    left, top, right, bottom = (side[:, None, None] for side in boxes.unbind(1))
+    return (x > left) & (x < right) & (y > top) & (y < bottom)
+
+
+def _colours(count: int) -> Sequence[int]:
+    return [1 + i % 254 for i in range(count)]
