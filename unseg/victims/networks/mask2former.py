@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unseg.victims.data.segments import Found, Frame, Target
-from unseg.victims.networks.mask2former_names import is_official, renamed
 from unseg.victims.networks.object_victim import ObjectVictim
 from unseg.victims.networks.query_masks import class_scores, instances, panoptic
 
@@ -100,10 +99,6 @@ class Mask2Former(ObjectVictim):
     The library resamples every mask to 384 x 384 first, which costs thin objects; here each is
     brought to the size at which it is scored once.
     """
-
-    def translated(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Official files of Mask2Former, which fit completely or not at all."""
-        return renamed(state, self.network.state_dict()) if is_official(state) else state
 
     def forward(self, image: Tensor) -> Tensor:
         """Class scores (B, C, H, W), which need no softmax, of pictures (B, 3, H, W) in [0, 1]."""

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import pickle
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from unseg.io.tensors import read_weight_file
 from unseg.utils.errors import UserError
-from unseg.victims.networks.array_pickle import is_plain_pickle, read_arrays
 from unseg.victims.networks.victim import Victim
 
 _ENCODERS = (
@@ -24,7 +23,6 @@ _ENCODERS = (
     "model.backbone.model",  # detectors of transformers
 )
 _CONTAINERS = ("state_dict", "model", "victim")
-
 
 MODEL_FILES = ("model.safetensors", "pytorch_model.bin")
 """Where a folder of transformers has its weights."""
@@ -44,11 +42,7 @@ def load_weights(victim: Victim, path: str | Path) -> str:
     Raises:
         UserError: unreadable, or no part fits.
     """
-    state = read_state_dict(path)
-    try:
-        state = victim.translated(state)
-    except ValueError as error:
-        raise UserError(f"{path}: {error}") from None
+    state = victim.translated(read_state_dict(path))
     reasons = []
     for name, part in _parts(victim):
         found = state
@@ -138,38 +132,16 @@ def _parts(victim: Victim) -> list[tuple[str, nn.Module]]:
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     """Tensors of a .safetensors or torch file, or of a folder of transformers with one of either.
 
-    Of plain pickles, such as detectron2's model files, arrays by name. Never runs code that is
-    stored in it.
-
     Raises:
-        UserError: absent, unreadable, or not a dictionary of tensors.
+        UserError: absent, unreadable, or not a dictionary of tensors. No code in it has run.
     """
     path = Path(path)
     if path.is_dir():
-        files = (path / name for name in MODEL_FILES)
-        path = next((file for file in files if file.is_file()), path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such weights file")
-    state = _read(path)
+        path = next((path / name for name in MODEL_FILES if (path / name).is_file()), path)
+    state: Any = read_weight_file(path).content
     for container in _CONTAINERS:
-        if isinstance(state, dict) and isinstance(state.get(container), dict):
+        if isinstance(state.get(container), Mapping):
             state = state[container]
-    if not isinstance(state, dict) or not all(
-        isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
-    ):
+    if not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise UserError(f"{path}: holds no dictionary of tensors")
-    return state
-
-
-def _read(path: Path) -> Any:
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        if not is_plain_pickle(path):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path}: not a readable weights file: {reason}") from None
-    return read_arrays(path)
+    return dict(state)
