@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from unseg.config.typed import MISSING, Reader, dotted_keys
+from unseg.config.yaml_file import YamlFile
 from unseg.utils.errors import ConfigError
 
 T = TypeVar("T")
@@ -28,12 +29,10 @@ _OVERRIDE = re.compile(r"[^=\s.]+(\.[^=\s.]+)*=.*", re.DOTALL)
 
 def bounded(default: Any = MISSING, *, low: float | None = None, high: float | None = None) -> Any:
     """A dataclass field whose number (or every number of its tuple) must lie in [low, high]."""
-    return _field(default, {"low": low, "high": high})
-
-
-def levels(default: Any = MISSING, *, low: float = 0, high: float = 255) -> Any:
-    """A dataclass field for a noise budget in 8-bit grey levels; the text `8/255` reads as 8."""
-    return _field(default, {"low": low, "high": high, "levels": True})
+    metadata = {"low": low, "high": high}
+    if default is MISSING:
+        return dataclasses.field(metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def load_config(schema: type[T], path: str | Path | None, overrides: Sequence[str] = ()) -> T:
@@ -44,17 +43,18 @@ def load_config(schema: type[T], path: str | Path | None, overrides: Sequence[st
 
     Args:
         schema: a frozen, keyword-only dataclass, nested ones included.
-        path: YAML file, or None for defaults and overrides alone.
+        path: YAML file, which may name a `base` beside it (`unseg.config.yaml_file`), or None for
+            defaults and overrides alone.
         overrides: `dotted.key=value`; the value is read as YAML, items of lists are numbers
             (`data.parts.0.name=x`).
 
     Raises:
         ConfigError: with one line for every fault of the file and the overrides.
     """
-    source = "defaults" if path is None else str(path)
-    values = {} if path is None else _read_yaml(Path(path))
-    values, overridden = _apply(values, overrides)
-    return _build(Reader(schema, values, source=source, overridden=overridden))
+    if path is None:
+        values, overridden = _apply({}, overrides)
+        return _build(Reader(schema, values, source="defaults", overridden=overridden))
+    return _load(schema, YamlFile.read(Path(path)), overrides, only_known=False)
 
 
 def load_sections(schema: type[T], path: str | Path, overrides: Sequence[str] = ()) -> T:
@@ -62,10 +62,7 @@ def load_sections(schema: type[T], path: str | Path, overrides: Sequence[str] = 
 
     For commands that need one part of another command's configuration.
     """
-    values = _read_yaml(Path(path))
-    known = {field.name for field in dataclasses.fields(typing.cast(Any, schema))}
-    values, overridden = _apply({k: v for k, v in values.items() if k in known}, overrides)
-    return _build(Reader(schema, values, source=str(path), overridden=overridden))
+    return _load(schema, YamlFile.read(Path(path)), overrides, only_known=True)
 
 
 def from_dict(schema: type[T], values: dict[str, Any], *, source: str) -> T:
@@ -88,29 +85,20 @@ def has_key(schema: type, key: str) -> bool:
     return key in dotted_keys(schema)
 
 
+def _load(schema: Any, file: YamlFile, overrides: Sequence[str], *, only_known: bool) -> Any:
+    values = file.merged()
+    if only_known:
+        known = {field.name for field in dataclasses.fields(schema)}
+        values = {key: value for key, value in values.items() if key in known}
+    values, overridden = _apply(values, overrides)
+    return _build(Reader(schema, values, source=file.holder, overridden=overridden))
+
+
 def _build(reader: Reader) -> Any:
     config = reader.build()
     if reader.problems:
         raise ConfigError(reader.problems)
     return config
-
-
-def _field(default: Any, metadata: dict[str, Any]) -> Any:
-    if default is MISSING:
-        return dataclasses.field(metadata=metadata)
-    return dataclasses.field(default=default, metadata=metadata)
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise ConfigError([f"{path}: no such configuration file"])
-    try:
-        values = OmegaConf.to_container(OmegaConf.load(path))
-    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
-        raise ConfigError([f"{path}: not readable as YAML: {_one_line(error)}"]) from None
-    if not isinstance(values, dict):
-        raise ConfigError([f"{path}: must hold `key: value` pairs"])
-    return typing.cast(dict[str, Any], values)
 
 
 def _apply(

@@ -5,10 +5,9 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-import re
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -16,7 +15,6 @@ MISSING = object()
 
 _ACCEPTED = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 _ACCEPTED[Path] = "a path"
-_LEVELS = re.compile(r"\s*([0-9.]+)\s*/\s*255\s*")
 
 
 class Reader:
@@ -25,7 +23,8 @@ class Reader:
     Args:
         schema: the outermost dataclass; its keys are candidates for "did you mean".
         values: plain containers, as YAML gives them.
-        source: file that the values come from, for messages.
+        source: file that the values come from, for messages; or a function that says for a dotted
+            key which of several files holds it.
         overridden: dotted keys that come from the command line instead.
     """
 
@@ -34,7 +33,7 @@ class Reader:
         schema: type,
         values: dict[str, Any],
         *,
-        source: str,
+        source: str | Callable[[str], Path],
         overridden: tuple[str, ...] = (),
     ) -> None:
         self.problems: list[str] = []
@@ -47,7 +46,8 @@ class Reader:
 
     def _report(self, key: str, message: str, value: Any = MISSING) -> None:
         is_override = any(key == k or key.startswith(k + ".") for k in self._overridden)
-        place = "override" if is_override else f"{self._source}:"
+        source = self._source if isinstance(self._source, str) else self._source(key)
+        place = "override" if is_override else f"{source}:"
         shown = key if value is MISSING else f"{key}={_short(value)}"
         self.problems.append(f"{place} {shown}: {message}" if shown else f"{place} {message}")
 
@@ -93,12 +93,6 @@ class Reader:
         return f"unknown key; {hint}"
 
     def _field(self, field: dataclasses.Field, hint: Any, value: Any, key: str) -> Any:
-        if field.metadata.get("levels") and isinstance(value, str):
-            match = _LEVELS.fullmatch(value)
-            if match is None and "/" in value:
-                self._report(key, "must be in grey levels: write 8 or 8/255 for 8/255", value)
-                return None
-            value = match.group(1) if match else value
         before = len(self.problems)
         converted = self._convert(hint, value, key)
         if len(self.problems) == before:
