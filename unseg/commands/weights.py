@@ -132,7 +132,7 @@ def _download(options: argparse.Namespace) -> int:
     failed = False
     for name in options.names:
         try:
-            path = download(SOURCES[name], options.to, watch=_progress())
+            path = download(SOURCES[name], options.to, progress=sys.stderr.isatty())
             print(f"{path}: {path.stat().st_size:,} bytes, verified, sha256 {sha256_file(path)}")
         except UserError as error:
             failed = True
@@ -251,16 +251,3 @@ def _convert_mae(options: argparse.Namespace) -> int:
     for name in encoder.unused:
         print(f"  unused {name}")
     return EXIT_DONE
-
-
-def _progress() -> Any:
-    """A watch that draws a line in a terminal, and None elsewhere."""
-    if not sys.stderr.isatty():
-        return None
-
-    def watch(have: int, total: int | None) -> None:
-        share = f" of {total / 2**20:.0f}" if total else ""
-        end = "\n" if have == total else "\r"
-        print(f"  {have / 2**20:.0f}{share} MiB", end=end, file=sys.stderr, flush=True)
-
-    return watch

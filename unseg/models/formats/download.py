@@ -1,4 +1,4 @@
-"""Fetching published weights: resumable, verified, and complete or absent under the final name.
+"""Published weights: a table of files, and fetching them with pooch.
 
 Meta ends the names of its Segment Anything files with the first six hexadecimal digits of their
 MD5, and lists such digits for the MAE files; those are checked against accidents. Against tampering
@@ -8,31 +8,14 @@ a full SHA-256 is checked where one is known. Neither matters for safety: weight
 from __future__ import annotations
 
 import hashlib
-import http.client
-import logging
-import os
-import re
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import Any
 
 from unseg.utils.errors import UserError
 
-_log = logging.getLogger(__name__)
-
 _CHUNK = 1 << 20
-_TRIES = 5
-"""Connections in a row that bring nothing before giving up."""
-_PAUSE = 1.0
-"""Seconds to wait after the first such connection; one more after each further one."""
 _TIMEOUT = 30.0
-
-Watch = Callable[[int, int | None], None]
-"""Told the bytes at hand and the bytes in all, if known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,15 +70,16 @@ SOURCES: dict[str, Source] = {
 }
 
 
-def download(source: Source, folder: str | Path, *, watch: Watch | None = None) -> Path:
-    """Fetch a file into a folder, continuing an earlier attempt; a verified file is kept as it is.
+def download(source: Source, folder: str | Path, *, progress: bool = False) -> Path:
+    """Fetch a file into a folder; a verified file is kept as it is.
 
-    What has arrived lies in `NAME.part` until it is complete and verified.
+    The file appears under its name only when it is complete and verified. A download that breaks
+    off leaves nothing and starts again from the beginning.
 
     Args:
         source: what to fetch.
         folder: where to; made if missing.
-        watch: called after every chunk.
+        progress: draw a progress line on standard error.
 
     Returns:
         Path of the complete file.
@@ -110,17 +94,32 @@ def download(source: Source, folder: str | Path, *, watch: Watch | None = None) 
         if fault:
             raise UserError(f"{path}: {fault}; move it away and run again")
         return path
-    part = path.with_name(path.name + ".part")
+    import pooch
+    from requests import HTTPError, RequestException
+
+    connection = pooch.HTTPDownloader(progressbar=progress, chunk_size=_CHUNK, timeout=_TIMEOUT)
+
+    def fetch(url: str, temporary: str, caller: Any) -> None:
+        connection(url, temporary, caller)
+        if fault := verify(source, Path(temporary)):
+            raise UserError(f"{url}: {fault}; removed what arrived. {_by_hand(source, path)}")
+
+    pooch.get_logger().setLevel("WARNING")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _fetch(source, part, watch)
-        fault = verify(source, part)
-        if fault:
-            part.unlink()
-            raise UserError(
-                f"{source.url}: {fault}; removed what arrived. {_by_hand(source, path)}"
-            )
-        part.replace(path)
+        pooch.retrieve(source.url, None, source.name, path.parent, downloader=fetch)
+        path.chmod(0o644)  # pooch's temporary file is closed to everyone else
+    except HTTPError as error:
+        answer = error.response
+        assert answer is not None
+        raise UserError(
+            f"{source.url}: the server answered {answer.status_code} {answer.reason}. "
+            f"{_by_hand(source, path)}"
+        ) from None
+    except RequestException as error:
+        raise UserError(
+            f"{source.url}: not fetched ({_root_cause(error)}); running it again starts from the "
+            f"beginning. {_by_hand(source, path)}"
+        ) from None
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror or error}") from None
     return path
@@ -143,95 +142,12 @@ def verify(source: Source, path: Path) -> str | None:
     return None
 
 
-def _fetch(source: Source, part: Path, watch: Watch | None) -> None:
-    """Bring `part` to the server's full length, over as many connections as it takes."""
-    failures = 0
-    while True:
-        before = part.stat().st_size if part.exists() else 0
-        try:
-            if _continue(source.url, part, watch):
-                return
-            reason = "the connection ended early"
-        except urllib.error.HTTPError as error:
-            if error.code < 500:
-                raise UserError(
-                    f"{source.url}: the server answered {error.code} {error.reason}. "
-                    f"{_by_hand(source, part.with_suffix(''))}"
-                ) from None
-            reason = f"the server answered {error.code} {error.reason}"
-        except (
-            urllib.error.URLError,
-            http.client.HTTPException,
-            ConnectionError,
-            TimeoutError,
-        ) as error:
-            reason = str(getattr(error, "reason", None) or error) or type(error).__name__
-            if before == 0 and not part.exists():
-                raise UserError(
-                    f"{source.url}: cannot be reached ({reason}). "
-                    f"{_by_hand(source, part.with_suffix(''))}"
-                ) from None
-        after = part.stat().st_size if part.exists() else 0
-        failures = 0 if after > before else failures + 1
-        if failures >= _TRIES:
-            raise UserError(
-                f"{source.url}: stopped at {after:,} bytes ({reason}), kept in {part}; run again "
-                f"to go on. {_by_hand(source, part.with_suffix(''))}"
-            )
-        _log.info("%s: %s at %d bytes, going on", source.url, reason, after)
-        time.sleep(_PAUSE * failures)
-
-
-def _continue(url: str, part: Path, watch: Watch | None) -> bool:
-    """One connection; returns whether `part` is complete."""
-    have = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(url, headers={"User-Agent": "unseg"})
-    if have:
-        request.add_header("Range", f"bytes={have}-")
-    try:
-        response = urllib.request.urlopen(request, timeout=_TIMEOUT)
-    except urllib.error.HTTPError as error:
-        if have and error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
-            # Nothing lies beyond what is here: complete, or longer than the file and so not its.
-            if _total(error.headers.get("Content-Range")) == have:
-                return True
-            part.unlink()
-            return False
-        raise
-    with response:
-        resumes = response.status == http.client.PARTIAL_CONTENT
-        if resumes and _first(response.headers.get("Content-Range")) != have:
-            raise http.client.HTTPException("the server sent another range than asked for")
-        have = have if resumes else 0
-        length = response.headers.get("Content-Length")
-        total = have + int(length) if length else None
-        with part.open("ab" if resumes else "wb") as file:
-            have = _copy(response, file, have, total, watch)
-            file.flush()
-            os.fsync(file.fileno())
-    return total is None or have == total
-
-
-def _copy(
-    response: IO[bytes], file: IO[bytes], have: int, total: int | None, watch: Watch | None
-) -> int:
-    """Append what the connection brings; returns the bytes now at hand."""
-    while chunk := response.read(_CHUNK):
-        file.write(chunk)
-        have += len(chunk)
-        if watch is not None:
-            watch(have, total)
-    return have
-
-
-def _first(content_range: str | None) -> int | None:
-    match = re.match(r"bytes (\d+)-", content_range or "")
-    return int(match[1]) if match else None
-
-
-def _total(content_range: str | None) -> int | None:
-    match = re.search(r"/(\d+)$", content_range or "")
-    return int(match[1]) if match else None
+def _root_cause(error: BaseException) -> str:
+    """What the innermost of a chain of errors says, without the wrapping."""
+    while error.__context__ is not None:
+        error = error.__context__
+    text = error.strerror if isinstance(error, OSError) else None
+    return text or str(error) or type(error).__name__
 
 
 def _by_hand(source: Source, path: Path) -> str:
