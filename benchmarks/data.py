@@ -82,7 +82,7 @@ def training_sample(settings: Settings) -> Iterator[Row]:
         rendered = run()
 
         def hand_over() -> None:
-            for _ in elsewhere.shares(EPOCH):
+            for _ in elsewhere.hand_over(EPOCH):
                 pass
 
         def difference(found: dict[int, PlainSample] | None, expected: list[PlainSample]) -> float:

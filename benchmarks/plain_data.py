@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from unseg.data.transforms import Crop, LargeScaleJitter
+from unseg.data.jitter import Crop, LargeScaleJitter
 from unseg.types import Prompts
 from unseg.utils.seed import numpy_generator
 

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from unseg.models import Generator, Surrogate, build_generator, build_surrogate
-from unseg.models.formats.sam import sam_state
 from unseg.types import Prompts
 
 
@@ -38,7 +37,8 @@ def save_sam(
     """Write what Meta's file would be for a size, and return its tensors."""
     generator = build_generator(size, **arguments)  # type: ignore[arg-type]
     randomise(generator, seed)
-    state = {name: value.clone() for name, value in sam_state(generator).items()}
+    whole = generator.state_dict()
+    state = {name: value.clone() for name, value in whole.items() if "noise" not in name}
     torch.save(state, path)
     return state
 

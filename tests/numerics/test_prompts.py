@@ -11,7 +11,6 @@ import torch.nn.functional as F
 
 from unseg.data.prompts import (
     PROMPT_ABOVE,
-    box_prompt,
     boxes_from_masks,
     corrupt_mask,
     generator_prompts,
@@ -211,16 +210,8 @@ def test_the_mask_prompt_equals_that_of_the_whole_resized_square(
         assert torch.equal(mask_prompt(mask, image_size=image_size, mask_size=32), expected)
 
 
-def test_the_box_of_generation_lies_in_the_padded_and_resized_frame() -> None:
-    mask = torch.zeros(1, 1, 50, 100)
-    mask[..., 10:20, 40:80] = 1
-    assert box_prompt(mask, image_size=200).tolist() == [[80, 20, 159, 39]]
-    assert box_prompt(torch.zeros(1, 1, 50, 100), image_size=200).isnan().all()
-
-
 def test_an_object_lost_by_reduction_keeps_the_box_of_its_pixel() -> None:
     mask = torch.zeros(1, 1, 400, 200)
     mask[..., 301, 99] = 1
-    assert box_prompt(mask, image_size=40).tolist() == [[9, 30, 9, 30]]
     square = F.interpolate(mask, (40, 40), mode="bilinear", align_corners=False)
     assert squashed_box(square, native=mask).tolist() == [[19, 30, 19, 30]]

@@ -7,16 +7,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from unseg.data.jitter import Crop, LargeScaleJitter, cut_window, render
 from unseg.data.transforms import (
     OBJECT_ABOVE,
-    Crop,
-    LargeScaleJitter,
     bilinear,
-    cut_window,
     nearest,
     pad_to,
     pad_to_square,
-    render,
     rounded,
     squash,
     to_surrogate_frame,

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 
 from unseg.data import Synthetic
 from unseg.data.hqseg import open_list
-from unseg.data.loader import ValidationLoader
 from unseg.data.pairs import PairDataset
+from unseg.data.validation import ValidationLoader
 
 
 def write_set(folder: Path, sizes: list[tuple[int, int]]) -> PairDataset:

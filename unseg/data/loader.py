@@ -1,7 +1,7 @@
 """Training batches: decoded and drawn in worker processes, resized on the device.
 
 A worker decodes a pair, draws its crop and its prompts, and hands over the uint8 source pixels
-that the crop reads (`transforms.Window`), all samples of a batch in one buffer. The float32 resize
+that the crop reads (`jitter.Window`), all samples of a batch in one buffer. The float32 resize
 follows on the training device, or in the worker where that device is the CPU. Every draw comes
 from (seed, epoch, sample index, purpose): neither workers nor ranks change a result.
 """
@@ -18,23 +18,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
 
+from unseg.data.jitter import LargeScaleJitter, Window, cut_window, render
 from unseg.data.pairs import DataError, Dataset, prepare
 from unseg.data.prompts import generator_prompts, surrogate_prompts
-from unseg.data.transforms import (
-    OBJECT_ABOVE,
-    LargeScaleJitter,
-    Window,
-    cut_window,
-    pad_to,
-    render,
-    to_surrogate_frame,
-)
-from unseg.data.validation import ValidationBatch, ValidationLoader
+from unseg.data.transforms import OBJECT_ABOVE, pad_to, to_surrogate_frame
 from unseg.types import Batch, Prompts, Sample
 from unseg.utils.errors import UserError
 from unseg.utils.seed import numpy_generator
-
-__all__ = ["Share", "TrainLoader", "ValidationBatch", "ValidationLoader", "finish"]
 
 _log = logging.getLogger(__name__)
 
@@ -56,75 +46,100 @@ class Frames:
 
 
 @dataclass(frozen=True)
-class Share:
-    """One rank's part of a global batch on its way from a worker.
+class PendingBatch:
+    """A batch whose pictures are not there yet: the training device renders them.
 
     Attributes:
-        batch: complete, but with empty image and mask where `windows` hold them.
         windows: of image and mask together (4 channels), one a sample; their pixels are meta
             tensors that tell the shape alone.
         pixels: (N,) uint8, the pixels of all windows one after the other: one buffer between
             processes and one copy to the device.
-        skipped: (name, reason) of samples that were passed over.
+        image_size: side S of the pictures to be.
+        generator_prompts, surrogate_prompts, names, indices: as in `unseg.types.Batch`.
     """
 
-    batch: Batch
     windows: list[Window]
     pixels: Tensor
-    skipped: list[tuple[str, str]]
+    image_size: int
+    generator_prompts: Prompts
+    surrogate_prompts: Prompts
+    names: tuple[str, ...]
+    indices: Tensor
 
-    def pin_memory(self) -> Share:
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def pin_memory(self) -> PendingBatch:
         """Called by DataLoader: pinned pixels are copied to the device without waiting."""
         return replace(self, pixels=self.pixels.pin_memory())
 
+    def render(self, device: torch.device | str) -> Batch:
+        """The batch with its pixels, on the device."""
+        pixels = self.pixels.to(device, non_blocking=True)
+        parts = pixels.split([window.pixels.numel() for window in self.windows])
+        side = self.image_size
+        image = torch.zeros(len(self), 3, side, side, device=device)
+        mask = torch.zeros(len(self), 1, side, side, device=device)
+        for row, (window, part) in enumerate(zip(self.windows, parts, strict=True)):
+            crop = render(replace(window, pixels=part.view(window.pixels.shape)), device)
+            height, width = crop.shape[1:]
+            image[row, :, :height, :width] = crop[:3]
+            mask[row, :, :height, :width] = crop[3:]
+        return Batch(
+            image=image,
+            mask=mask,
+            generator_prompts=self.generator_prompts.to(device, non_blocking=True),
+            surrogate_prompts=self.surrogate_prompts.to(device, non_blocking=True),
+            names=self.names,
+            indices=self.indices,
+        )
+
+
+Skipped = list[tuple[str, str]]
+"""(name, reason) of samples that were passed over."""
 
 Job = tuple[int, tuple[int, ...]]
-"""An epoch and the positions of the samples that make one share."""
+"""An epoch and the positions of the samples that make one rank's part of a global batch."""
 
 
-class _Shares(TorchDataset):
-    """What workers run: a job in, a share out."""
+class _JitteredBatches(TorchDataset):
+    """What workers run: a job in, a batch out, its pictures rendered or pending."""
 
     def __init__(
-        self, dataset: Dataset, frames: Frames, jitter: LargeScaleJitter, seed: int, *, whole: bool
+        self,
+        dataset: Dataset,
+        frames: Frames,
+        jitter: LargeScaleJitter,
+        seed: int,
+        *,
+        renders: bool,
     ) -> None:
         self.dataset, self.frames, self.jitter = dataset, frames, jitter
-        self.seed, self.is_whole = seed, whole
+        self.seed, self.renders = seed, renders
 
-    def __getitem__(self, job: Job) -> Share:
+    def __getitem__(self, job: Job) -> tuple[Batch | PendingBatch, Skipped]:
         epoch, indices = job
-        frames = self.frames
-        skipped: list[tuple[str, str]] = []
+        skipped: Skipped = []
         drawn = [self._draw(epoch, index, skipped) for index in indices]
         windows = [window for _, _, window, _ in drawn]
-        masks = [mask for _, _, _, mask in drawn]
         prompts = [
-            self._prompts(epoch, index, mask) for index, mask in zip(indices, masks, strict=True)
+            self._prompts(epoch, index, mask)
+            for index, (_, _, _, mask) in zip(indices, drawn, strict=True)
         ]
         ones = [1] * len(drawn)
-        batch = Batch(
-            image=torch.empty(0, 3, frames.image_size, frames.image_size),
-            mask=torch.empty(0, 1, frames.image_size, frames.image_size),
+        no_pixels = torch.empty(0, dtype=torch.uint8)
+        pending = PendingBatch(
+            windows=[replace(window, pixels=window.pixels.to("meta")) for window in windows],
+            pixels=torch.cat([no_pixels, *(window.pixels.flatten() for window in windows)]),
+            image_size=self.frames.image_size,
             generator_prompts=Prompts.cat([p for p, _ in prompts], ones),
             surrogate_prompts=Prompts.cat([p for _, p in prompts], ones),
             names=tuple(name for name, _, _, _ in drawn),
             indices=torch.tensor([actual for _, actual, _, _ in drawn], dtype=torch.int64),
         )
-        if not windows:
-            return Share(batch, [], torch.empty(0, dtype=torch.uint8), skipped)
-        share = Share(
-            batch,
-            [replace(window, pixels=window.pixels.to("meta")) for window in windows],
-            torch.cat([window.pixels.flatten() for window in windows]),
-            skipped,
-        )
-        if self.is_whole:
-            return Share(finish(share, "cpu"), [], torch.empty(0, dtype=torch.uint8), skipped)
-        return share
+        return (pending.render("cpu") if self.renders else pending), skipped
 
-    def _draw(
-        self, epoch: int, index: int, skipped: list[tuple[str, str]]
-    ) -> tuple[str, int, Window, Tensor]:
+    def _draw(self, epoch: int, index: int, skipped: Skipped) -> tuple[str, int, Window, Tensor]:
         """Name, position, window and rendered mask of the sample that fills a place.
 
         The place is `index`'s; where that sample is of no use, others are drawn by lot.
@@ -183,24 +198,6 @@ class _Shares(TorchDataset):
 def _as_uint8(sample: Sample) -> np.ndarray:
     mask = sample.mask
     return mask.astype(np.uint8) * np.uint8(255) if mask.dtype == bool else mask
-
-
-def finish(share: Share, device: torch.device | str) -> Batch:
-    """The batch with its pixels rendered from their windows on the device."""
-    batch, windows = share.batch.to(device), share.windows
-    if not windows:
-        return batch
-    pixels = share.pixels.to(device, non_blocking=True)
-    parts = pixels.split([window.pixels.numel() for window in windows])
-    side = windows[0].image_size
-    image = torch.zeros(len(windows), 3, side, side, device=device)
-    mask = torch.zeros(len(windows), 1, side, side, device=device)
-    for row, (window, part) in enumerate(zip(windows, parts, strict=True)):
-        crop = render(replace(window, pixels=part.view(window.pixels.shape)), device)
-        height, width = crop.shape[1:]
-        image[row, :, :height, :width] = crop[:3]
-        mask[row, :, :height, :width] = crop[3:]
-    return replace(batch, image=image, mask=mask)
 
 
 class _Jobs(Sampler):
@@ -265,9 +262,11 @@ class TrainLoader:
         frames = Frames(image_size, generator_mask_size, surrogate_image_size, surrogate_mask_size)
         is_cpu = self.device.type == "cpu"
         self._jobs = _Jobs(len(dataset), batch_size, seed, rank, world_size)
-        self._skipped: dict[tuple[str, str], int] = {}
+        self._skipped: dict[tuple[str, str], None] = {}
         self._loader = DataLoader(
-            _Shares(dataset, frames, jitter or LargeScaleJitter(image_size), seed, whole=is_cpu),
+            _JitteredBatches(
+                dataset, frames, jitter or LargeScaleJitter(image_size), seed, renders=is_cpu
+            ),
             batch_size=None,
             sampler=self._jobs,
             num_workers=num_workers,
@@ -281,19 +280,10 @@ class TrainLoader:
         """Global batches of an epoch, the same on every rank."""
         return -(-len(self.dataset) // self.batch_size)
 
-    def global_batch_size(self, number: int) -> int:
-        """Samples of a global batch over all ranks; the last one may be smaller."""
-        return min(self.batch_size, len(self.dataset) - number * self.batch_size)
-
     @property
-    def skipped(self) -> list[tuple[str, str]]:
+    def skipped(self) -> Skipped:
         """(name, reason) of each sample that this rank passed over so far."""
         return list(self._skipped)
-
-    @property
-    def num_skipped(self) -> int:
-        """How often a sample was passed over and another took its place."""
-        return sum(self._skipped.values())
 
     def epoch(self, epoch: int, *, start: int = 0) -> Iterator[Batch]:
         """This rank's shares of an epoch's global batches, on the device.
@@ -303,21 +293,21 @@ class TrainLoader:
             start: global batches to pass over, for a resumed run.
 
         Yields:
-            Shares, sized as evenly as whole samples allow; of no sample where a small last batch
+            Batches, sized as evenly as whole samples allow; of no sample where a small last batch
             leaves none for this rank.
         """
-        for share in self.shares(epoch, start=start):
-            yield finish(share, self.device)
+        for batch in self.hand_over(epoch, start=start):
+            yield batch.to(self.device) if isinstance(batch, Batch) else batch.render(self.device)
 
-    def shares(self, epoch: int, *, start: int = 0) -> Iterator[Share]:
-        """What the workers hand over of an epoch, before the device has its part.
+    def hand_over(self, epoch: int, *, start: int = 0) -> Iterator[Batch | PendingBatch]:
+        """What the workers make of an epoch, before the device has its part.
 
         Arguments as for `epoch`.
         """
         self._jobs.epoch, self._jobs.start = epoch, start
-        for share in self._loader:
-            for key in share.skipped:
-                if key not in self._skipped:
-                    _log.warning("skipped %s: %s", *key)
-                self._skipped[key] = self._skipped.get(key, 0) + 1
-            yield share
+        for batch, skipped in self._loader:
+            for name, reason in skipped:
+                if (name, reason) not in self._skipped:
+                    _log.warning("skipped %s: %s", name, reason)
+                    self._skipped[name, reason] = None
+            yield batch

@@ -166,22 +166,6 @@ def _nearest_pixels(mask: Tensor, image_size: int, chosen: np.ndarray) -> Tensor
     return torch.from_numpy(square)
 
 
-def box_prompt(mask: Tensor, *, image_size: int) -> Tensor:
-    """Boxes (B, 4) of native masks in the frame of generation (padded to a square, resized).
-
-    Args:
-        mask: (B, 1, H, W) in {0, 1}, native size.
-        image_size: side S of the model's input.
-
-    Returns:
-        XYXY inclusive pixel indices; NaN where a mask is empty. An object that vanishes in the
-        smaller frame keeps the box of the pixel it falls on.
-    """
-    square = pad_to_square(mask.float())
-    boxes = boxes_from_masks(nearest(square, image_size), above=0.5)
-    return _filled(boxes, native=square, image_size=image_size)
-
-
 def squashed_box(mask: Tensor, *, native: Tensor) -> Tensor:
     """Boxes (B, 4) of masks squashed to a square side, for validation.
 
@@ -190,12 +174,9 @@ def squashed_box(mask: Tensor, *, native: Tensor) -> Tensor:
         native: (B, 1, H, W) in [0, 1], before; its box, scaled, serves where `mask` has lost the
             object.
     """
-    return _filled(boxes_from_masks(mask), native=native, image_size=mask.shape[-1])
-
-
-def _filled(boxes: Tensor, *, native: Tensor, image_size: int) -> Tensor:
-    """Boxes with the missing ones made from the native mask's by scaling their coordinates."""
+    boxes = boxes_from_masks(mask)
     height, width = native.shape[-2:]
-    scale = boxes.new_tensor((image_size / width, image_size / height)).repeat(2)
+    side = mask.shape[-1]
+    scale = boxes.new_tensor((side / width, side / height)).repeat(2)
     scaled = (boxes_from_masks(native, above=OBJECT_ABOVE) * scale).floor()
-    return torch.where(boxes.isnan(), scaled.clamp(max=image_size - 1), boxes)
+    return torch.where(boxes.isnan(), scaled.clamp(max=side - 1), boxes)

@@ -10,8 +10,9 @@ import torch
 
 from unseg.config.train import DataConfig, TrainConfig
 from unseg.data.hqseg import VALIDATION_PARTS, open_hqseg, open_list, open_part
-from unseg.data.loader import TrainLoader, ValidationLoader
+from unseg.data.loader import TrainLoader
 from unseg.data.pairs import DataError, Dataset, Joined, check_dataset
+from unseg.data.validation import ValidationLoader
 from unseg.io.files import atomic_write, resolve_inside
 from unseg.models import Generator, Surrogate
 from unseg.utils.errors import UserError

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unseg.data.loader import ValidationBatch
+from unseg.data.validation import ValidationBatch
 from unseg.engine.bilevel import hard_region, shrink
 from unseg.engine.metric_log import MetricLog
 from unseg.engine.visualize import panel, stack, write_png

@@ -70,11 +70,6 @@ def load_sam_parts(
     return _load(generator, state, ", ".join(map(str, paths.values())))
 
 
-def sam_state(generator: Generator) -> dict[str, Tensor]:
-    """The generator's tensors that Segment Anything has too."""
-    return {name: value for name, value in generator.state_dict().items() if "noise" not in name}
-
-
 def _load(generator: Generator, state: Mapping[str, Tensor], source: str | Path) -> LoadReport:
     noise = [name for name in state if "noise" in name]
     if noise:
