@@ -1,4 +1,7 @@
-"""The one loss of both players: BCE and dice on point-sampled masks (SPEC section 4)."""
+"""The one loss of both players: BCE and dice on point-sampled masks.
+
+See docs/METHOD.md, "4. Training".
+"""
 
 from __future__ import annotations
 

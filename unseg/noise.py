@@ -68,7 +68,7 @@ def upsample_noise(noise: Tensor, size: tuple[int, int]) -> Tensor:
     """Noise at an image's own size.
 
     The generator sees the image padded at bottom and right to a square, so its noise grid spans
-    that square: it is upsampled to the side max(H, W) and cropped (SPEC section 5).
+    that square: it is upsampled to the side max(H, W) and cropped.
 
     Args:
         noise: (B, C, n, n) in [-1, 1], the generator's grid.
@@ -85,7 +85,11 @@ def upsample_noise(noise: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def noise_budget(region: Tensor, *, epsilon: float, epsilon_bg: float) -> Tensor:
-    """Per-pixel bound on the perturbation (paper, section 3.3; SPEC section 4).
+    """Per-pixel bound on the perturbation (paper, section 3.3; docs/METHOD.md, "4. Training").
+
+    Epsilon generalization (EG) is the choice of two budgets: training bounds the noise by
+    `noise.epsilon` (1) and `noise.epsilon_bg` (0.25) of its configuration, generation by 8 and 2.
+    The generator's noise is the same unit noise; only this bound differs.
 
     Args:
         region: (B, 1, H, W) in [0, 1], 1 inside the protected object.

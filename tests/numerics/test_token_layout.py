@@ -7,21 +7,21 @@ from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransfor
 from unseg.models import SIZES, build_generator, build_surrogate
 from unseg.types import Prompts
 
-SPEC = SIZES["tiny"]
-SIDE = SPEC.image_size
+SIZE = SIZES["tiny"]
+SIDE = SIZE.image_size
 
 
 def _upstream(player, num_mask_tokens):
     """segment_anything's own prompt encoder and mask decoder with our player's weights."""
     state = player.state_dict()
     side = player.image_size
-    prompt_encoder = PromptEncoder(SPEC.decoder_dim, (player.grid,) * 2, (side, side), 16)
-    transformer = TwoWayTransformer(2, SPEC.decoder_dim, SPEC.decoder_heads, SPEC.decoder_mlp_dim)
+    prompt_encoder = PromptEncoder(SIZE.decoder_dim, (player.grid,) * 2, (side, side), 16)
+    transformer = TwoWayTransformer(2, SIZE.decoder_dim, SIZE.decoder_heads, SIZE.decoder_mlp_dim)
     decoder = MaskDecoder(
-        transformer_dim=SPEC.decoder_dim,
+        transformer_dim=SIZE.decoder_dim,
         transformer=transformer,
         num_multimask_outputs=num_mask_tokens - 1,
-        iou_head_hidden_dim=SPEC.decoder_dim,
+        iou_head_hidden_dim=SIZE.decoder_dim,
     )
     for module, prefix in ((prompt_encoder, "prompt_encoder."), (decoder, "mask_decoder.")):
         own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}

@@ -147,6 +147,21 @@ def test_no_file_knows_a_machine():
     assert not wrong, "\n".join(wrong)
 
 
+def test_citations_of_the_method_name_a_heading_of_it():
+    """A citation is `docs/METHOD.md, "4. Training"`; lines may break inside of it."""
+    method = (ROOT / "docs" / "METHOD.md").read_text(encoding="utf-8")
+    headings = set(re.findall(r"^#+ (.+)$", method, re.MULTILINE))
+    cited, wrong = 0, []
+    for path in [*PYTHON_FILES, *CONFIGS]:
+        text = path.read_text(encoding="utf-8")
+        for heading in re.findall(r'METHOD\.md,[\s#]+"([^"]+)"', text):
+            cited += 1
+            if " ".join(heading.replace("#", " ").split()) not in headings:
+                wrong.append(f"{path.relative_to(ROOT)}: {heading}")
+    assert cited > 20
+    assert not wrong, "\n".join(wrong)
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: str(p.relative_to(ROOT / "configs")))
 def test_every_configuration_loads_with_its_schema(path, monkeypatch):
     monkeypatch.chdir(ROOT)

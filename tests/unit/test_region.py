@@ -156,7 +156,7 @@ def test_no_prompt_is_a_mask_of_ones_over_the_image_alone():
 
 
 def official_reference(values, image_size, grid):
-    """The recipe of SPEC section 5 written out with torch's own functions."""
+    """The recipe of docs/METHOD.md, "5. Generation", written out with torch's own functions."""
     height, width = values.shape
     side = max(height, width)
     square = torch.zeros(1, 1, side, side)

@@ -1,7 +1,7 @@
 """Class-agnostic pairs: HQSeg-44K in its published folders, and list files.
 
-Where the seven training parts and four validation sets lie below `data/` is one table (SPEC
-section 4); `docs/DATASETS.md` says how to get them.
+Where the seven training parts and four validation sets lie below `data/` is one table
+(docs/METHOD.md, "4. Training"); `docs/DATASETS.md` says how to get them.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class LargeScaleJitter:
-    """Draws flip, scale and crop (SPEC section 4, augmentation).
+    """Draws flip, scale and crop (docs/METHOD.md, "4. Training").
 
     Attributes:
         image_size: side S of the result.

@@ -1,6 +1,6 @@
 """Prompts made from masks, for training, validation and generation.
 
-Pixels are counted as in SPEC section 4: a prompt pixel is one with mask > 128 (of 255). Masks are
+A prompt pixel is one with mask > 128 of 255 (docs/METHOD.md, "4. Training"). Masks are
 (B, 1, H, W) float in [0, 1]; prompts are in the pixels of that same frame.
 """
 
@@ -17,7 +17,7 @@ PROMPT_ABOVE = 128 / 255
 """A pixel may carry a point or bound a box where its mask, in [0, 1], is above this."""
 
 NUM_POINTS = 10
-"""Points of a prompt; a mask with fewer pixels offers no points (SPEC section 4)."""
+"""Points of a prompt; a mask with fewer pixels offers no points."""
 
 KINDS = ("box", "points", "mask")
 
@@ -61,7 +61,7 @@ def sample_points(mask: Tensor, num: int, rng: np.random.Generator) -> Tensor | 
 
 
 def corrupt_mask(mask: Tensor, noise: Tensor) -> Tensor:
-    """A roughly drawn mask: its uncertain border replaced by noise (SPEC section 4).
+    """A roughly drawn mask: its uncertain border replaced by noise.
 
     Args:
         mask: (B, 1, h, w) in [0, 1], at the prompt's own resolution.
@@ -137,7 +137,9 @@ def _draw(
 
 
 def mask_prompt(mask: Tensor, *, image_size: int, mask_size: int) -> Tensor:
-    """The uncorrupted mask prompt of generation: (B, 1, 4g, 4g) in {0, 255} (SPEC section 5).
+    """The uncorrupted mask prompt of generation: (B, 1, 4g, 4g) in {0, 255}.
+
+    See docs/METHOD.md, "5. Generation".
 
     Args:
         mask: (B, 1, H, W) in {0, 1}, native size.

@@ -1,6 +1,6 @@
 """Geometry of training, validation and generation: every resize the method makes, exactly.
 
-All resizing is `F.interpolate` on float32 without antialias (docs/METHOD.md, "4. Training").
+All resizing is `F.interpolate` on float32 without antialias.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def nearest(x: Tensor, size: int | tuple[int, int]) -> Tensor:
 
 
 def rounded(x: Tensor) -> Tensor:
-    """`torch.round`: exact halves, which a 4x reduction yields, become 0 (SPEC, notation)."""
+    """`torch.round`: exact halves, which a 4x reduction yields, become 0."""
     return torch.round(x)
 
 

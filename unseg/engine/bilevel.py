@@ -1,4 +1,7 @@
-"""The bilevel min-min game: who learns when, and one step of either player (SPEC section 4)."""
+"""The bilevel min-min game: who learns when, and one step of either player.
+
+See docs/METHOD.md, "4. Training".
+"""
 
 from __future__ import annotations
 

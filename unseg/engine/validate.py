@@ -45,9 +45,9 @@ class Validator:
     """Measures the unlearnability gap on every validation set; all ranks call it together.
 
     Box prompts, images squashed to the square, logits resized to the native size, positive above
-    0, mean per image (SPEC section 4). The gap is IoU(protected) - IoU(clean): how much more the
-    surrogate finds on a protected image than on the same image clean, having learnt from
-    protected ones.
+    0, mean per image (docs/METHOD.md, "4. Training"). The gap is IoU(protected) - IoU(clean): how
+    much more the surrogate finds on a protected image than on the same image clean, having learnt
+    from protected ones.
 
     Attributes:
         loaders: set name -> this rank's share, each sample on one rank.

@@ -23,7 +23,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class ImageNetNormalise(nn.Module):
     """`(image - mean) / std` with ImageNet's statistics; holds no entry of a state dict.
 
-    The image arrives already padded, so its black border becomes -mean/std here (SPEC, top).
+    The image arrives already padded, so its black border becomes -mean/std here.
     """
 
     mean: Tensor
@@ -204,7 +204,7 @@ def _pad_with_bias(qkv: Tensor, bias: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def resample_pos_embed(pos_embed: Tensor, grid: int) -> Tensor:
-    """Position embedding for another grid, resampled bicubically (SPEC section 3).
+    """Position embedding for another grid, resampled bicubically.
 
     Args:
         pos_embed: (1, h, w, C).

@@ -1,4 +1,4 @@
-"""The promptable noise generator (paper, section 3.2; SPEC section 2)."""
+"""The promptable noise generator (paper, section 3.2; docs/METHOD.md, "2. Generator")."""
 
 from __future__ import annotations
 

@@ -77,9 +77,9 @@ class BatchMaskDecoder(MaskDecoder):
 class NoiseDecoder(BatchMaskDecoder):
     """Mask decoder with three noise tokens and the branches that turn them into colour noise.
 
-    Everything whose name contains `noise` is new to Segment Anything and trainable (SPEC section
-    2). Its token embeddings and (transposed) convolutions start Xavier-uniform, its biases and
-    MLPs at torch's defaults.
+    Everything whose name contains `noise` is new to Segment Anything and trainable
+    (docs/METHOD.md, "2. Generator"). Its token embeddings and (transposed) convolutions start
+    Xavier-uniform, its biases and MLPs at torch's defaults.
 
     Args:
         dim: width of the tokens and of the image embedding.

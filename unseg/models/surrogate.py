@@ -1,4 +1,7 @@
-"""The surrogate segmenter that learns beside the generator (paper, section 3.3; SPEC section 3)."""
+"""The surrogate segmenter that learns beside the generator.
+
+See the paper's section 3.3 and docs/METHOD.md, "3. Surrogate".
+"""
 
 from __future__ import annotations
 

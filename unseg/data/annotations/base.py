@@ -67,7 +67,7 @@ class Annotation:
             Overlapping objects: the smaller lies on top.
         segments: objects to protect and crowds; background classes are in `class_map` alone.
         soft_mask: (H, W) uint8 where the label is a soft binary mask; the official region map
-            averages it (SPEC section 5).
+            averages it (docs/METHOD.md, "5. Generation").
         boxes: (N, 4) float XYXY inclusive pixel indices, image frame, where the label is boxes.
         point_coords: (N, 2) float (X, Y), image frame, where the label is points.
         point_labels: (N,) int, 1 foreground, 0 background.

@@ -1,4 +1,4 @@
-"""Masked-autoencoder weights for the surrogate's encoder (SPEC section 3).
+"""Masked-autoencoder weights for the surrogate's encoder (docs/METHOD.md, "3. Surrogate").
 
 Three layouts are read: Meta's `mae_pretrain_vit_*.pth` (timm's names, a class token, perhaps under
 `model`), files already in Segment Anything's names (`modified_mae_pretrain_vit_base.pth`), and the

@@ -55,7 +55,7 @@ def official_state(generator: Generator) -> dict[str, Tensor]:
 
     The released program reads the transformer one place early: the last mask token and the first
     two noise tokens. The decoder is equivariant over its tokens, so moving the token vectors to
-    the places that are read changes nothing else (SPEC section 2, point 6).
+    the places that are read changes nothing else (docs/METHOD.md, "2. Generator").
 
     Raises:
         UserError: the generator's colours share their noise or its noise is centred, which this

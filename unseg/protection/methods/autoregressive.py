@@ -1,8 +1,8 @@
 """AR: noise in which every pixel follows from its neighbours by the class's own rule.
 
 Reference: P. Sandoval-Segura, V. Singla, J. Geiping, M. Goldblum, T. Goldstein, D. W. Jacobs,
-"Autoregressive Perturbations for Data Poisoning", NeurIPS 2022. As in SPEC section 6, for each
-class of a label map.
+"Autoregressive Perturbations for Data Poisoning", NeurIPS 2022. Here for each class of a label map
+(docs/METHOD.md, "6. Evaluation").
 """
 
 from __future__ import annotations

@@ -88,10 +88,10 @@ class Method(Protocol):
 
 
 class ByClass:
-    """A method that changes the pixels of each class in a way of its own (SPEC section 6).
+    """A method that changes the pixels of each class in a way of its own.
 
-    Background is a class, void is not. There is no bound on a pixel's change: what a picture
-    changed by is measured.
+    Background is a class, void is not (docs/METHOD.md, "6. Evaluation"). There is no bound on a
+    pixel's change: what a picture changed by is measured.
     """
 
     noise_from: NoiseSource = "none"

@@ -1,7 +1,7 @@
 """CUDA: each class seen through a small random filter of its own.
 
 Reference: V. S. Sadasivan, M. Soltanolkotabi, S. Feizi, "CUDA: Convolution-based Unlearnable
-Datasets", CVPR 2023. As in SPEC section 6, for each class of a label map.
+Datasets", CVPR 2023. Here for each class of a label map (docs/METHOD.md, "6. Evaluation").
 """
 
 from __future__ import annotations

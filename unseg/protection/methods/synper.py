@@ -1,7 +1,8 @@
 """SynPer: synthetic perturbations of each class that a linear classifier tells apart.
 
 Reference: D. Yu, H. Zhang, W. Chen, J. Yin, T.-Y. Liu, "Availability Attacks Create Shortcuts",
-KDD 2022. As in SPEC section 6, for each class of a label map instead of each class of pictures.
+KDD 2022. Here for each class of a label map instead of each class of pictures
+(docs/METHOD.md, "6. Evaluation").
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from unseg.utils.seed import torch_generator
 GRID = 8
 """g: the field is a grid of g x g patches, so a patch's side is p = ceil(max(H, W) / g)."""
 NUM_VALUES = 3 * GRID**2
-"""d = 192 numbers an image and class (SPEC: at most 200)."""
+"""d = 192 numbers an image and class (at most 200)."""
 SEPARATION = 10.0
 RMS = 6.0
 """Root mean square of a class's field over the whole image, in 8-bit grey levels."""

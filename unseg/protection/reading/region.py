@@ -1,6 +1,7 @@
-"""The region that sets the budget, and the prompts that steer the noise (SPEC section 5).
+"""The region that sets the budget, and the prompts that steer the noise.
 
-The two are independent: with a label the region is the label's, whatever the prompt.
+The two are independent: with a label the region is the label's, whatever the prompt. See
+docs/METHOD.md, "5. Generation".
 """
 
 from __future__ import annotations
