@@ -17,6 +17,14 @@ NOT_A_POINT_LABEL = -1
 """Segment Anything's own padding label: the token exists and carries `not_a_point_embed`."""
 
 
+VOID_CLASS = -1
+"""Class of a pixel without one: never protected, never counted in a metric."""
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+"""Statistics of ImageNet's RGB values in [0, 1], by which encoders and victims normalise."""
+
+
 class Phase(enum.StrEnum):
     """Which of the two players learns in this step of the bilevel game."""
 

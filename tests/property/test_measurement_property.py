@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unseg.protection.compose import measure
+from unseg.protection.writing.budget_check import measure
 
 REGIONS = ("empty", "full", "random", "part")
 DEPTHS = (np.uint8, np.uint16)

@@ -12,11 +12,12 @@ from annotation_cases import (
 )
 
 from unseg.config.dataset import DatasetConfig
-from unseg.data.annotations import VOID, build_source
+from unseg.data.annotations import build_source
 from unseg.data.annotations.raster import (
     decode_segmentation,
     fill_polygon,
 )
+from unseg.types import VOID_CLASS
 from unseg.utils.errors import UserError
 
 
@@ -29,7 +30,7 @@ def test_the_smaller_object_lies_on_top_and_crowds_are_void(tmp_path):
     annotation = read_first(write_coco_instances(tmp_path))
     assert [(s.category, s.is_crowd) for s in annotation.segments] == [(4, False), (9, True)]
     crowd = annotation.segments[1].mask
-    assert (annotation.class_map[crowd & ~annotation.segments[0].mask] == VOID).all()
+    assert (annotation.class_map[crowd & ~annotation.segments[0].mask] == VOID_CLASS).all()
     assert (annotation.class_map[2:5, 2:5] == 4).all()
 
 

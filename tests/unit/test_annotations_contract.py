@@ -13,7 +13,8 @@ import pytest
 from annotation_cases import HEIGHT, WIDTH
 
 from unseg.config.dataset import DatasetConfig
-from unseg.data.annotations import SOURCES, VOID, build_source
+from unseg.data.annotations import SOURCES, build_source
+from unseg.types import VOID_CLASS
 from unseg.utils.errors import UserError
 
 
@@ -55,7 +56,7 @@ class AnnotationContract:
         assert source.thing_ids <= set(names)
         for item in source.items():
             annotation = source.read(item)
-            assert set(np.unique(annotation.class_map)) <= {VOID, *names}
+            assert set(np.unique(annotation.class_map)) <= {VOID_CLASS, *names}
             for segment in annotation.segments:
                 assert segment.category in names
                 assert segment.is_thing == (segment.category in source.thing_ids)

@@ -16,7 +16,8 @@ from annotation_cases import (
 from PIL import Image
 
 from unseg.config.dataset import DatasetConfig
-from unseg.data.annotations import VOID, build_source, contiguous_classes
+from unseg.data.annotations import build_source, contiguous_classes
+from unseg.types import VOID_CLASS
 from unseg.utils.errors import UserError
 
 
@@ -28,7 +29,7 @@ def read_first(config):
 def test_palette_indices_are_class_ids_and_void_is_void(tmp_path):
     annotation = read_first(write_class_png(tmp_path))
     assert (annotation.class_map[2:6, 3:9] == 2).all()
-    assert (annotation.class_map[0] == VOID).all()
+    assert (annotation.class_map[0] == VOID_CLASS).all()
     assert [s.category for s in annotation.segments] == [2]
 
 
@@ -36,10 +37,10 @@ def test_palette_indices_are_class_ids_and_void_is_void(tmp_path):
     ("options", "stored", "expected"),
     [
         ({"num_classes": 150, "reduce_zero_label": True, "void": (255,)}, [0, 1, 150, 255],
-         [VOID, 0, 149, VOID]),
-        ({"num_classes": 150, "void": (255,)}, [0, 149, 255], [0, 149, VOID]),
+         [VOID_CLASS, 0, 149, VOID_CLASS]),
+        ({"num_classes": 150, "void": (255,)}, [0, 149, 255], [0, 149, VOID_CLASS]),
         ({"num_classes": 3, "class_offset": 1}, [0, 1], [1, 2]),
-        ({"num_classes": 11, "void": (11,)}, [0, 10, 11], [0, 10, VOID]),
+        ({"num_classes": 11, "void": (11,)}, [0, 10, 11], [0, 10, VOID_CLASS]),
     ],
 )  # fmt: skip
 def test_stored_values_become_class_ids(tmp_path, options, stored, expected):
@@ -106,8 +107,11 @@ def test_the_nearest_colour_is_the_class(tmp_path):
 
 
 def test_contiguous_classes_number_the_ids_in_order():
-    class_map = np.array([[7, 33, VOID], [26, 8, 7]], np.int32)
-    assert contiguous_classes(class_map, (7, 26, 33)).tolist() == [[0, 2, VOID], [1, VOID, 0]]
+    class_map = np.array([[7, 33, VOID_CLASS], [26, 8, 7]], np.int32)
+    assert contiguous_classes(class_map, (7, 26, 33)).tolist() == [
+        [0, 2, VOID_CLASS],
+        [1, VOID_CLASS, 0],
+    ]
 
 
 def mask_config(root):
@@ -154,8 +158,8 @@ def test_panoptic_segments_follow_the_json(tmp_path):
     annotation = read_first(write_panoptic(tmp_path))
     kinds = {s.instance_id: (s.category, s.is_crowd, s.is_thing) for s in annotation.segments}
     assert kinds == {257: (3, False, True), 131072: (3, True, True), 9: (5, False, False)}
-    assert (annotation.class_map[6:8] == VOID).all()
-    assert (annotation.class_map[:2] == VOID).all()
+    assert (annotation.class_map[6:8] == VOID_CLASS).all()
+    assert (annotation.class_map[:2] == VOID_CLASS).all()
 
 
 def test_a_segment_id_that_the_json_lacks_is_named(tmp_path):
@@ -177,7 +181,7 @@ def test_cityscapes_groups_are_crowds_and_void_has_no_segment(tmp_path):
     annotation = read_first(write_cityscapes(tmp_path))
     kinds = {s.instance_id: (s.category, s.is_crowd, s.is_thing) for s in annotation.segments}
     assert kinds == {7: (7, False, False), 26: (26, True, True), 26001: (26, False, True)}
-    assert (annotation.class_map[10] == VOID).all()
+    assert (annotation.class_map[10] == VOID_CLASS).all()
 
 
 def test_cityscapes_panoptic_files_are_matched_by_image_id(tmp_path):

@@ -96,8 +96,8 @@ def test_a_json_file_name_out_of_the_root_is_a_fault_of_its_image_alone(tmp_path
     [
         ({"boxes": [[1, 2, 3]]}, "lists of 4"),
         ({"boxes": [[9, 2, 3, 4]]}, "x0 <= x1"),
-        ({"boxes": [[0, 0, 99, 4]]}, "must lie in the image"),
-        ({"points": [[1, float("nan")]]}, "must lie in the image"),
+        ({"boxes": [[0, 0, 99, 4]]}, "lies outside of the image"),
+        ({"points": [[1, float("nan")]]}, "lies outside of the image"),
         ({"points": [[1, 2]], "labels": [3]}, "0 or 1"),
         ({}, "neither boxes nor points"),
         ([1], "must hold"),

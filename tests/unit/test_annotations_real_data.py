@@ -11,9 +11,10 @@ import pytest
 
 from unseg.commands.data import check_data
 from unseg.config.dataset import DatasetConfig
-from unseg.data.annotations import VOID, build_source
+from unseg.data.annotations import build_source
 from unseg.io.pictures import read_picture
 from unseg.protection.reading.region import fit_annotation, instance_regions, region_from_annotation
+from unseg.types import VOID_CLASS
 
 DUBAI = {
     "building": (60, 16, 152),
@@ -87,7 +88,7 @@ def test_a_real_set_is_listed_completely_and_its_labels_fit(real_data, name):
         assert note is None
         region = region_from_annotation(annotation)
         assert region.any()
-        assert set(np.unique(annotation.class_map)) <= {VOID, *source.class_names}
+        assert set(np.unique(annotation.class_map)) <= {VOID_CLASS, *source.class_names}
 
 
 @pytest.mark.parametrize("name", ["lung", "camvid", "ade20k", "panoptic", "cityscapes", "dubai"])

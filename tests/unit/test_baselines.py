@@ -15,7 +15,7 @@ from PIL import Image
 from unseg.config.generate import CLASS_METHODS
 from unseg.data.annotations.base import Annotation, Segment
 from unseg.io.pictures import Picture
-from unseg.protection.compose import measure, protected_pixels
+from unseg.protection.compose import protected_pixels
 from unseg.protection.methods import MethodOptions, build_method
 from unseg.protection.methods.autoregressive import (
     LEAD,
@@ -29,6 +29,7 @@ from unseg.protection.methods.cuda import Convolutional
 from unseg.protection.methods.synper import NUM_VALUES, LinearSeparable
 from unseg.protection.reading.region import class_map_of
 from unseg.protection.run import generate
+from unseg.protection.writing.budget_check import measure
 from unseg.utils.errors import UserError
 
 SIZE = (40, 56)

@@ -18,7 +18,7 @@ from torch import nn
 
 from unseg.protection import noise_maker as forward
 from unseg.protection.noise_maker import NoiseMaker, Row, runs_in_bfloat16
-from unseg.protection.reading.region import model_prompts
+from unseg.protection.reading.prompts import model_prompts
 from unseg.protection.run import generate
 from unseg.utils.errors import UserError
 from unseg.utils.processor import instruction_sets

@@ -8,13 +8,13 @@ from generate_cases import entries_of, make_config, make_set, protect_set, tree_
 from unseg.data.annotations import Item, build_source
 from unseg.io.files import sha256_file
 from unseg.io.pictures import read_picture
-from unseg.protection.writing.output_paths import Layout, build_layout
+from unseg.protection.writing.output_paths import OutputPaths, build_output_paths
 from unseg.utils.errors import UserError
 
 
 def name_of(tmp_path, key, *overrides):
     config = make_config(tmp_path, tmp_path / "out", *overrides)
-    return build_layout(config.output, config.data).relative(key)
+    return build_output_paths(config.output, config.data).relative(key)
 
 
 def test_names_keep_tree_and_stem(tmp_path):
@@ -30,7 +30,7 @@ def test_names_keep_tree_and_stem(tmp_path):
 
 def test_outputs_outside_of_the_folder_are_refused(tmp_path):
     config = make_config(tmp_path, tmp_path / "out")
-    layout = Layout(config.output)
+    layout = OutputPaths(config.output)
     for key in ("../x.jpg", "/etc/x.jpg", "a/../../x.jpg"):
         with pytest.raises(UserError):
             layout.path(key)
@@ -150,7 +150,7 @@ def test_a_mirror_whose_image_would_replace_a_label_is_refused(tmp_path):
 
 
 def test_faulty_entries_do_not_stop_the_checks(tmp_path):
-    layout = Layout(make_config(tmp_path, tmp_path / "out").output)
+    layout = OutputPaths(make_config(tmp_path, tmp_path / "out").output)
     from unseg.protection.writing.output_paths import check_outputs
 
     check_outputs(layout, [Item(key="../x", image_path=tmp_path, fault="bad")], [])

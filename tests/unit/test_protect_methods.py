@@ -7,10 +7,11 @@ from generate_cases import make_image, make_mask, saturated_generator
 
 from unseg.io.pictures import Picture
 from unseg.noise import upsample_noise
-from unseg.protection.compose import fraction_note, limits, measure, protected_pixels
+from unseg.protection.compose import protected_pixels
 from unseg.protection.methods import METHODS, MethodOptions, build_method, full_size_noise
 from unseg.protection.noise_maker import NoiseMaker, Row, model_frame
-from unseg.protection.reading.region import model_prompts
+from unseg.protection.reading.prompts import model_prompts
+from unseg.protection.writing.budget_check import fraction_note, limits, measure
 
 CPU = torch.device("cpu")
 SIZE = (37, 52)

@@ -7,11 +7,10 @@ import torch.nn.functional as F
 
 from unseg.data.annotations import Annotation, Segment
 from unseg.io.pictures import Picture
+from unseg.protection.reading.prompts import model_prompts
 from unseg.protection.reading.region import (
     fit_annotation,
-    fit_mask,
     instance_regions,
-    model_prompts,
     official_region,
     region_from_annotation,
     region_from_prompt,
@@ -187,7 +186,6 @@ def test_a_label_of_the_stored_size_is_turned_with_its_picture():
     # Orientation 6: the stored top row is the upright right column.
     assert fitted.segments[0].mask[:, -2:].all()
     assert not fitted.segments[0].mask[:, :-2].any()
-    assert fit_mask(ANNOTATION.segments[0].mask, picture)[0][:, -2:].all()
 
 
 def test_a_label_of_the_upright_size_is_left_alone_and_any_other_refused():

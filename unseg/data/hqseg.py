@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unseg.data.pairs import DataError, Dataset, Joined, PairDataset
-
-_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+from unseg.io.suffixes import FORMAT_SUFFIXES, PICTURE_SUFFIXES
 
 
 @dataclass(frozen=True)
@@ -104,8 +103,8 @@ def open_folders(name: str, images: str | Path, masks: str | Path) -> PairDatase
     if missing:
         raise DataError(missing)
     if images == masks:
-        image_names = _by_stem(images, (".jpg", ".jpeg"))
-        mask_names = _by_stem(masks, (".png",))
+        image_names = _by_stem(images, FORMAT_SUFFIXES["JPEG"])
+        mask_names = _by_stem(masks, FORMAT_SUFFIXES["PNG"])
     else:
         image_names, mask_names = _by_stem(images), _by_stem(masks)
     lonely = [
@@ -130,7 +129,7 @@ def open_folders(name: str, images: str | Path, masks: str | Path) -> PairDatase
     return PairDataset(name, root, pairs)
 
 
-def _by_stem(folder: Path, suffixes: Sequence[str] = _IMAGE_SUFFIXES) -> dict[str, str]:
+def _by_stem(folder: Path, suffixes: Sequence[str] = PICTURE_SUFFIXES) -> dict[str, str]:
     with os.scandir(folder) as entries:
         names = sorted(entry.name for entry in entries)
     return {

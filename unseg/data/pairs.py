@@ -44,7 +44,7 @@ class DataError(UserError):
 
 
 @dataclass(frozen=True)
-class Record:
+class Pair:
     """One pair.
 
     Attributes:
@@ -117,7 +117,7 @@ class PairDataset:
     def __len__(self) -> int:
         return len(self._images)
 
-    def record(self, index: int) -> Record:
+    def pair(self, index: int) -> Pair:
         """The paths of a pair.
 
         Raises:
@@ -130,7 +130,7 @@ class PairDataset:
             resolve_inside(self.root, image)
             resolve_inside(self.root, mask)
             self._is_inside[index] = True
-        return Record(self.root / image, self.root / mask, image, index)
+        return Pair(self.root / image, self.root / mask, image, index)
 
     def sample_name(self, index: int) -> str:
         """The image's path relative to the root."""
@@ -139,11 +139,11 @@ class PairDataset:
     def fault(self, index: int) -> str | None:
         """Missing file, strange format, or a mask of another size than its image."""
         try:
-            record = self.record(index)
+            pair = self.pair(index)
         except UserError as error:
             return f"{self.name}: {error}"
         sizes, faults = [], []
-        for path in (record.image_path, record.mask_path):
+        for path in (pair.image_path, pair.mask_path):
             try:
                 sizes.append(image_size(path))
             except UserError as error:
@@ -151,7 +151,7 @@ class PairDataset:
         if not faults and sizes[0] != sizes[1]:
             image, mask = (f"{width} x {height}" for height, width in sizes)
             faults.append(
-                f"{record.mask_path}: mask is {mask} but its image {record.image_path.name} is "
+                f"{pair.mask_path}: mask is {mask} but its image {pair.image_path.name} is "
                 f"{image}; give them one size or drop the pair"
             )
         return "; ".join(faults) or None
@@ -172,7 +172,7 @@ class PairDataset:
         count = min(NUM_LOOKED_AT, len(self))
         for index in np.linspace(0, len(self) - 1, count).round().astype(int) if count else ():
             try:
-                tops.append(int(read_grey(self.record(int(index)).mask_path).max()))
+                tops.append(int(read_grey(self.pair(int(index)).mask_path).max()))
             except UserError:
                 continue  # Named by the header check, or counted as skipped when it is read.
         top = max(tops, default=0)
@@ -188,22 +188,22 @@ class PairDataset:
         return scale
 
     def __getitem__(self, index: int) -> Sample:
-        record = self.record(index)
+        pair = self.pair(index)
         scale = self.mask_scale
-        image, mask = read_rgb(record.image_path), read_grey(record.mask_path)
+        image, mask = read_rgb(pair.image_path), read_grey(pair.mask_path)
         if image.shape[:2] != mask.shape:
             raise UserError(
-                f"{record.mask_path}: mask is {mask.shape} (H, W) but its image is "
+                f"{pair.mask_path}: mask is {mask.shape} (H, W) but its image is "
                 f"{image.shape[:2]}; give them one size or drop the pair"
             )
         if scale == 1:
             if mask.max(initial=0) > 1:
                 raise UserError(
-                    f"{record.mask_path}: holds {mask.max()} where the other masks of {self.name} "
+                    f"{pair.mask_path}: holds {mask.max()} where the other masks of {self.name} "
                     "hold {0, 1}; store it alike"
                 )
             mask = mask * np.uint8(255)
-        return Sample(image, mask, record.name)
+        return Sample(image, mask, pair.name)
 
 
 class Subset:

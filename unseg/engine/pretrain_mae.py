@@ -27,6 +27,7 @@ from unseg.engine.optim import set_rate
 from unseg.engine.watch import FiniteWatch, stop_signals
 from unseg.io.files import FORMATS, read_rgb
 from unseg.io.files import image_size as image_size_of
+from unseg.io.suffixes import PICTURE_SUFFIXES
 from unseg.models.build import SIZES, build_surrogate
 from unseg.models.encoder import ImageEncoder, ImageNetNormalise
 from unseg.models.weights import save_mae
@@ -37,7 +38,6 @@ from unseg.utils.seed import derive_seed, numpy_generator, torch_generator
 
 _log = logging.getLogger(__name__)
 _KIND = "pretrain-mae"
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"}
 
 
 class Autoencoder(nn.Module):
@@ -152,7 +152,7 @@ class ImageFolder:
         folder = Path(root)
         if not folder.is_dir():
             raise UserError(f"root={root}: no such folder; give one with images")
-        self.paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _SUFFIXES)
+        self.paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES)
         if not self.paths:
             raise UserError(f"root={root}: holds no images ({', '.join(FORMATS)})")
         faults = []

@@ -17,24 +17,14 @@ import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError
 
 from unseg.io.encode import png_bytes, tiff_bytes
-from unseg.io.files import MAX_PIXELS, atomic_write_bytes
+from unseg.io.files import MAX_PIXELS
+from unseg.io.suffixes import FORMAT_SUFFIXES
 from unseg.utils.errors import UserError
 
 OutputFormat = Literal["PNG", "TIFF", "BMP", "WEBP", "JPEG"]
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "PPM")
 """Formats that are decoded; MPO, the JPEG of phones with a second picture behind, is a JPEG."""
-
-SUFFIXES: dict[str, tuple[str, ...]] = {
-    "PNG": (".png",),
-    "JPEG": (".jpg", ".jpeg", ".jpe"),
-    "TIFF": (".tif", ".tiff"),
-    "BMP": (".bmp", ".dib"),
-    "WEBP": (".webp",),
-    "GIF": (".gif",),
-    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
-}
-"""Usual suffixes of each format; the first is the one written."""
 
 _ORIENTATION_TAG = 0x0112
 _TIFF_BITS_TAG, _TIFF_PHOTOMETRIC_TAG = 258, 262
@@ -136,7 +126,7 @@ def read_picture(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Picture:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
     picture = decode_picture(data, name=str(path), max_pixels=max_pixels)
     suffix = path.suffix.lower()
-    if suffix and suffix not in SUFFIXES[picture.file_format]:
+    if suffix and suffix not in FORMAT_SUFFIXES[picture.file_format]:
         note = f"is a {picture.file_format} file in spite of its suffix {path.suffix}"
         picture = replace(picture, notes=(note, *picture.notes))
     return picture
@@ -203,13 +193,6 @@ def encode_picture(picture: Picture, format: OutputFormat = "PNG", *, quality: i
     else:
         image.save(buffer, "BMP")
     return buffer.getvalue()
-
-
-def write_picture(
-    picture: Picture, path: str | Path, *, format: OutputFormat = "PNG", quality: int = 95
-) -> None:
-    """Write a picture atomically; the format does not depend on the suffix."""
-    atomic_write_bytes(path, encode_picture(picture, format, quality=quality))
 
 
 def turn_upright(array: np.ndarray, orientation: int) -> np.ndarray:

@@ -15,9 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from unseg.models.attention import Backend, attention
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+from unseg.types import IMAGENET_MEAN, IMAGENET_STD
 
 
 class ImageNetNormalise(nn.Module):

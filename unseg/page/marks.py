@@ -16,9 +16,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from unseg.data.annotations.base import VOID, Annotation, Item, Segment
+from unseg.data.annotations.base import Annotation, Item, Segment
 from unseg.io.pictures import Picture, read_picture
 from unseg.protection.reading.region import Region, region_from_prompt
+from unseg.types import VOID_CLASS
 from unseg.utils.errors import UserError
 
 _MOST = {"points": 64, "boxes": 64, "strokes": 2000}
@@ -206,7 +207,7 @@ class MarkedPictures:
             return Annotation(
                 height=height,
                 width=width,
-                class_map=np.full((height, width), VOID, np.int32),
+                class_map=np.full((height, width), VOID_CLASS, np.int32),
                 is_whole=marks.is_empty,
                 **_prompts(marks),
             )

@@ -27,12 +27,13 @@ from unseg.io.encode import png_bytes
 from unseg.io.pictures import Picture, read_picture
 from unseg.page.marks import MarkedPictures, Marks, marked_region
 from unseg.page.session import Session, Upload, reduced
-from unseg.protection.compose import measure, protected_pixels
+from unseg.protection.compose import protected_pixels
 from unseg.protection.methods import MethodOptions, UnSeg, full_size_noise
 from unseg.protection.noise_maker import NoiseMaker, Row
 from unseg.protection.reading.item import ModelFrame, SubjectReader
 from unseg.protection.reading.region import Region
 from unseg.protection.run import generate
+from unseg.protection.writing.budget_check import measure
 from unseg.protection.writing.manifest import FAILED, MANIFEST, PROTECTED, read_manifest
 from unseg.protection.writing.writer import amplified
 from unseg.utils.errors import UserError

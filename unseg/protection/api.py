@@ -11,10 +11,12 @@ import torch
 
 from unseg.io.pictures import Picture
 from unseg.models.weights import load_generator as _load_file
-from unseg.protection.compose import measure, protected_pixels
+from unseg.protection.compose import protected_pixels
 from unseg.protection.methods import MethodOptions, UnSeg, full_size_noise
 from unseg.protection.noise_maker import NoiseMaker, Row
-from unseg.protection.reading.region import model_prompts, region_from_prompt
+from unseg.protection.reading.prompts import model_prompts
+from unseg.protection.reading.region import region_from_prompt
+from unseg.protection.writing.budget_check import measure
 from unseg.utils.distributed import pick_device
 from unseg.utils.errors import UserError
 

@@ -18,15 +18,15 @@ from unseg.config.load import to_dict
 from unseg.data.annotations import AnnotationSource, Item, build_source
 from unseg.io.files import image_size, sha256_file
 from unseg.models.weights import load_generator, resolve_weights
-from unseg.protection.compose import fraction_note
 from unseg.protection.methods import METHODS, MethodOptions, build_method
 from unseg.protection.noise_maker import NoiseMaker, default_batch_size
 from unseg.protection.reading.item import ModelFrame, SubjectReader
 from unseg.protection.stream import Plan
+from unseg.protection.writing.budget_check import fraction_note
+from unseg.protection.writing.mirror import check_mirror
 from unseg.protection.writing.output_paths import (
-    Layout,
-    build_layout,
-    check_mirror,
+    OutputPaths,
+    build_output_paths,
     check_outputs,
     input_folders,
 )
@@ -83,7 +83,7 @@ def prepare(
     Raises:
         UserError: for every mistake that can be seen before the first image.
     """
-    layout = build_layout(config.output, config.data if source is None else None)
+    layout = build_output_paths(config.output, config.data if source is None else None)
     source = source or build_source(config.data)
     items = _checked_items(config, source, layout, folders)
     device = distributed.pick_device(config.run.device)
@@ -126,7 +126,7 @@ def prepare(
 def _checked_items(
     config: GenerateConfig,
     source: AnnotationSource,
-    layout: Layout,
+    layout: OutputPaths,
     folders: Sequence[Path] | None,
 ) -> Sequence[Item]:
     """The list; refused where its outputs would overwrite an input or each other."""

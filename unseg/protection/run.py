@@ -30,7 +30,7 @@ from unseg.protection.writing.manifest import (
     remove_temporary,
     reserved,
 )
-from unseg.protection.writing.output_paths import mirror
+from unseg.protection.writing.mirror import mirror
 from unseg.protection.writing.summary import Summary, summarise, write_contact_sheet, write_summary
 from unseg.protection.writing.writer import check_writable
 from unseg.utils import distributed

@@ -28,7 +28,7 @@ from unseg.protection.methods import Method, full_size_noise
 from unseg.protection.noise_maker import NoiseMaker, Row
 from unseg.protection.reading.item import Checksums, Subject, SubjectReader
 from unseg.protection.writing.manifest import FAILED, Earlier, PartWriter
-from unseg.protection.writing.output_paths import Layout
+from unseg.protection.writing.output_paths import OutputPaths
 from unseg.protection.writing.writer import WriteJob, write_protected
 from unseg.utils.errors import UserError
 from unseg.utils.seed import derive_seed
@@ -66,7 +66,7 @@ class Plan:
     config: GenerateConfig
     items: Sequence[Item]
     reader: SubjectReader
-    layout: Layout
+    layout: OutputPaths
     method: Method
     noise_maker: NoiseMaker | None
     device: torch.device

@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 from unseg.config.dataset import DatasetConfig
 from unseg.data.annotations.base import (
-    VOID,
     Annotation,
     AnnotationSource,
     Item,
@@ -44,7 +43,6 @@ def build_source(config: DatasetConfig) -> AnnotationSource:
 
 __all__ = [
     "SOURCES",
-    "VOID",
     "Annotation",
     "AnnotationSource",
     "Item",

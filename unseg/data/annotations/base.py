@@ -9,10 +9,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from unseg.types import VOID_CLASS
 from unseg.utils.errors import UserError
-
-VOID = -1
-"""Class of a pixel without one: never protected, never counted in a metric."""
 
 
 class ClassIdError(UserError):
@@ -63,7 +61,7 @@ class Annotation:
     Attributes:
         height: rows.
         width: columns.
-        class_map: (H, W) int32 class ids, the data set's own after `class_offset`; VOID = -1.
+        class_map: (H, W) int32 class ids, the data set's own after `class_offset`; VOID_CLASS = -1.
             Overlapping objects: the smaller lies on top.
         segments: objects to protect and crowds; background classes are in `class_map` alone.
         soft_mask: (H, W) uint8 where the label is a soft binary mask; the official region map
@@ -146,13 +144,13 @@ def contiguous_classes(class_map: np.ndarray, class_ids: Sequence[int]) -> np.nd
     """The class map with ids 0 to C - 1 in the order of `class_ids`, for training.
 
     Args:
-        class_map: (H, W) int, VOID = -1.
-        class_ids: the ids that count; all others become VOID.
+        class_map: (H, W) int, VOID_CLASS = -1.
+        class_ids: the ids that count; all others become VOID_CLASS.
 
     Returns:
         (H, W) int32.
     """
     top = max(int(class_map.max(initial=0)), *class_ids, 0)
-    table = np.full(top + 2, VOID, np.int32)  # the last row is read by VOID = -1
+    table = np.full(top + 2, VOID_CLASS, np.int32)  # the last row is read by VOID_CLASS = -1
     table[np.asarray(class_ids, np.int64)] = np.arange(len(class_ids), dtype=np.int32)
     return table[class_map]

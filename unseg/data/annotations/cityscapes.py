@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from unseg.data.annotations.base import VOID, Annotation, Item, Segment
+from unseg.data.annotations.base import Annotation, Item, Segment
 from unseg.data.annotations.label_pictures import map_ids, read_ids
 from unseg.data.annotations.tree import TreeSource
+from unseg.types import VOID_CLASS
 
 CLASS_NAMES = {
     7: "road", 8: "sidewalk", 11: "building", 12: "wall", 13: "fence", 17: "pole",
@@ -23,9 +24,9 @@ _GROUP_LIMIT = 1000
 
 def _table() -> np.ndarray:
     """Class id of every stored value."""
-    table = np.full(1000 * (LAST_ID + 1), VOID - 1, np.int32)
+    table = np.full(1000 * (LAST_ID + 1), VOID_CLASS - 1, np.int32)
     for label in range(LAST_ID + 1):
-        category = label if label in CLASS_NAMES else VOID
+        category = label if label in CLASS_NAMES else VOID_CLASS
         table[label] = category
         if label >= FIRST_THING:
             table[1000 * label : 1000 * (label + 1)] = category
@@ -41,11 +42,11 @@ class Cityscapes(TreeSource):
     def _read(self, item: Item) -> Annotation:
         values = read_ids(item.label, max_pixels=self.config.max_pixels)
         class_map = map_ids(values, _TABLE, item.label)
-        class_map[np.isin(values, self.config.void)] = VOID
+        class_map[np.isin(values, self.config.void)] = VOID_CLASS
         segments = []
         for value in np.flatnonzero(np.bincount(values.ravel())).tolist():
             category = int(_TABLE[value])
-            if category == VOID or value in self.config.void:
+            if category == VOID_CLASS or value in self.config.void:
                 continue
             is_thing = category >= FIRST_THING
             segments.append(

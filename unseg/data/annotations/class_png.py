@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from unseg.config.dataset import DatasetConfig
-from unseg.data.annotations.base import VOID, Annotation, Item
+from unseg.data.annotations.base import Annotation, Item
 from unseg.data.annotations.label_pictures import (
     map_ids,
     read_colours,
@@ -13,8 +13,9 @@ from unseg.data.annotations.label_pictures import (
     semantic_annotation,
 )
 from unseg.data.annotations.tree import TreeSource
+from unseg.types import VOID_CLASS
 
-_NO_CLASS = VOID - 1
+_NO_CLASS = VOID_CLASS - 1
 _TABLE_SIZE = 1 << 16
 
 
@@ -47,7 +48,7 @@ class ColourMap(TreeSource):
         rgb = np.stack([colours & 255, (colours >> 8) & 255, colours >> 16], axis=1)
         distance = ((rgb[:, None, :].astype(np.int64) - self._colours) ** 2).sum(axis=2)
         nearest = distance.argmin(axis=1).astype(np.int32)
-        nearest[np.isin(nearest, self.config.void)] = VOID
+        nearest[np.isin(nearest, self.config.void)] = VOID_CLASS
         return semantic_annotation(
             nearest[inverse].reshape(packed.shape),
             background=self.config.background,
@@ -56,13 +57,13 @@ class ColourMap(TreeSource):
 
 
 def id_table(config: DatasetConfig, num_classes: int) -> np.ndarray:
-    """(65536,) int32 class id of every stored value; VOID, or below it where there is no class."""
+    """(65536,) int32 class id of every stored value; void, or below it where there is no class."""
     stored = np.arange(_TABLE_SIZE, dtype=np.int32)
     ids = stored + config.class_offset
     if config.reduce_zero_label:
         ids = ids - 1
     table = np.where((ids >= 0) & (ids < num_classes), ids, _NO_CLASS)
     if config.reduce_zero_label:
-        table[0] = VOID
-    table[[v for v in config.void if 0 <= v < _TABLE_SIZE]] = VOID
+        table[0] = VOID_CLASS
+    table[[v for v in config.void if 0 <= v < _TABLE_SIZE]] = VOID_CLASS
     return table.astype(np.int32)

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from unseg.config.dataset import DatasetConfig
-from unseg.data.annotations.base import VOID, Annotation, ClassIdError, Item, Segment
+from unseg.data.annotations.base import Annotation, ClassIdError, Item, Segment
 from unseg.data.annotations.json_index import JsonIndex, faults_of
 from unseg.data.annotations.raster import decode_segmentation
 from unseg.data.annotations.tree import Inside, existing_folder
 from unseg.io.files import resolve_inside
+from unseg.types import VOID_CLASS
 from unseg.utils.errors import UserError
 
 
@@ -103,9 +104,9 @@ class CocoInstances(JsonSource):
             place = f"{self.index.path}: annotation {annotation.get('id', i)} of {item.key}"
             with faults_of(place):
                 segments.append(self._segment(annotation, i, height, width))
-        class_map = np.full((height, width), VOID, np.int32)
+        class_map = np.full((height, width), VOID_CLASS, np.int32)
         for segment in sorted(segments, key=lambda s: -int(s.mask.sum())):
-            class_map[segment.mask] = VOID if segment.is_crowd else segment.category
+            class_map[segment.mask] = VOID_CLASS if segment.is_crowd else segment.category
         return Annotation(height=height, width=width, class_map=class_map, segments=tuple(segments))
 
     def _segment(self, annotation: dict[str, Any], i: int, height: int, width: int) -> Segment:

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from unseg.config.dataset import DatasetConfig
-from unseg.data.annotations.base import VOID, Annotation, Item, Segment
+from unseg.data.annotations.base import Annotation, Item, Segment
 from unseg.data.annotations.binary_mask import BinaryMask
-from unseg.data.annotations.json_index import faults_of
 from unseg.data.annotations.tree import TreeSource, find_items
+from unseg.data.prompt_checks import checked_boxes, checked_points
 from unseg.io.files import image_size, resolve_inside
+from unseg.types import VOID_CLASS
 from unseg.utils.errors import UserError
 
 
@@ -73,12 +74,14 @@ class BoxesAndPoints(WholeImages):
             raise UserError(f"{place}: has neither boxes nor points")
         height, width = image_size(item.image_path, max_pixels=self.config.max_pixels)
         entry = self._prompts[item.key]
-        with faults_of(place):
+        try:
             boxes, points, labels = _prompt_arrays(entry, height, width)
+        except (ValueError, TypeError, OverflowError) as error:
+            raise UserError(f"{place}: {error}") from None
         return Annotation(
             height=height,
             width=width,
-            class_map=np.full((height, width), VOID, np.int32),
+            class_map=np.full((height, width), VOID_CLASS, np.int32),
             boxes=boxes,
             point_coords=points,
             point_labels=labels,
@@ -98,31 +101,14 @@ def _prompt_arrays(entry: Any, height: int, width: int) -> tuple[np.ndarray | No
     """Boxes (N, 4), points (N, 2) and their labels (N,), each None where absent; checked."""
     if not isinstance(entry, dict):
         raise ValueError("must hold `boxes` and/or `points`")
-    boxes = _array(entry.get("boxes"), 4, "boxes", height, width)
-    points = _array(entry.get("points"), 2, "points", height, width)
+    boxes = points = labels = None
+    if len(entry.get("boxes") or ()):
+        boxes = checked_boxes(entry["boxes"], height, width)
+    if len(entry.get("points") or ()):
+        points, labels = checked_points(entry["points"], entry.get("labels"), height, width)
     if boxes is None and points is None:
         raise ValueError("has neither boxes nor points")
-    if boxes is not None and (boxes[:, :2] > boxes[:, 2:]).any():
-        raise ValueError("a box must be [x0, y0, x1, y1] with x0 <= x1 and y0 <= y1")
-    labels = None
-    if points is not None:
-        given = entry.get("labels")
-        labels = np.ones(len(points), np.int64) if given is None else np.asarray(given, np.int64)
-        if labels.shape != (len(points),) or not np.isin(labels, (0, 1)).all():
-            raise ValueError("labels must be one 0 or 1 for each point")
     return boxes, points, labels
-
-
-def _array(values: Any, columns: int, name: str, height: int, width: int) -> np.ndarray | None:
-    if values is None or not len(values):
-        return None
-    array = np.asarray(values, np.float64)
-    if array.ndim != 2 or array.shape[1] != columns:
-        raise ValueError(f"{name} must be a list of lists of {columns} numbers")
-    limits = np.resize([width, height], columns)
-    if not (np.isfinite(array).all() and (array >= 0).all() and (array <= limits).all()):
-        raise ValueError(f"{name} must lie in the image of {width} x {height} pixels")
-    return array
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -8,8 +8,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from unseg.data.annotations.base import VOID, Annotation, ClassIdError, Segment
+from unseg.data.annotations.base import Annotation, ClassIdError, Segment
 from unseg.io.files import read_labels
+from unseg.types import VOID_CLASS
 from unseg.utils.errors import UserError
 
 
@@ -59,7 +60,7 @@ def map_ids(values: np.ndarray, table: np.ndarray, path: Path) -> np.ndarray:
 
     Args:
         values: (H, W) non-negative integers.
-        table: (n,) int32 class id of each stored value, below VOID where there is none.
+        table: (n,) int32 class id of each stored value, below VOID_CLASS where there is none.
         path: named in errors.
 
     Raises:
@@ -69,11 +70,11 @@ def map_ids(values: np.ndarray, table: np.ndarray, path: Path) -> np.ndarray:
         wrong = np.unique(values[values >= len(table)])
     else:
         class_map = table[values]
-        if class_map.min(initial=0) >= VOID:
+        if class_map.min(initial=0) >= VOID_CLASS:
             return class_map
-        wrong = np.unique(values[class_map < VOID])
+        wrong = np.unique(values[class_map < VOID_CLASS])
     shown = ", ".join(map(str, wrong[:5])) + (", ..." if len(wrong) > 5 else "")
-    valid = np.flatnonzero(table >= VOID)
+    valid = np.flatnonzero(table >= VOID_CLASS)
     raise ClassIdError(
         f"{path}: class id {shown} out of range; accepted are {_ranges(valid)} "
         "(data.num_classes, data.void, data.class_offset)"

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 
 from unseg.config.dataset import DatasetConfig
-from unseg.data.annotations.base import VOID, Annotation, ClassIdError, Item, Segment
+from unseg.data.annotations.base import Annotation, ClassIdError, Item, Segment
 from unseg.data.annotations.coco import JsonSource
 from unseg.data.annotations.json_index import faults_of
 from unseg.data.annotations.label_pictures import read_colours
 from unseg.data.annotations.tree import existing_folder, scan_images
 from unseg.io.files import resolve_inside
+from unseg.types import VOID_CLASS
 from unseg.utils.errors import UserError
 
 
@@ -56,7 +57,9 @@ class Panoptic(JsonSource):
         if len(np.unique(known)) != len(known):
             raise UserError(f"{place}: two segments have the same id")
         rows = _rows_of(ids, known, str(png))
-        categories = np.array([VOID] + [VOID if i[2] else i[1] for i in infos], np.int32)
+        categories = np.array(
+            [VOID_CLASS] + [VOID_CLASS if i[2] else i[1] for i in infos], np.int32
+        )
         counts = np.bincount(rows.ravel(), minlength=len(known))
         segments = tuple(
             Segment(

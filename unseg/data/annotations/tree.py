@@ -10,10 +10,8 @@ from pathlib import Path, PurePosixPath
 from unseg.config.dataset import DatasetConfig, PartConfig
 from unseg.data.annotations.base import Annotation, Item
 from unseg.io.files import resolve_inside
+from unseg.io.suffixes import PICTURE_SUFFIXES
 from unseg.utils.errors import UserError
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
-"""File suffixes looked for where a configuration names none. Files are decoded by content."""
 
 
 class TreeSource:
@@ -107,7 +105,7 @@ def find_items(config: DatasetConfig, *, with_labels: bool = True) -> tuple[Item
 
 def scan_images(folder: Path, ending: str | None = None) -> Iterator[str]:
     """POSIX paths of the pictures below a folder, sorted; linked folders are not followed."""
-    endings = (ending,) if ending else SUFFIXES
+    endings = (ending,) if ending else PICTURE_SUFFIXES
     for place, folders, names in os.walk(folder):
         folders.sort()
         below = PurePosixPath(Path(place).relative_to(folder).as_posix())
@@ -160,7 +158,7 @@ def _read_list(path: Path) -> Iterator[tuple[str, str | None]]:
         raise UserError(f"{path}: not readable as a text file: {error}") from None
     for line in map(str.strip, lines):
         words = line.split("\t") if "\t" in line else line.split()
-        if len(words) == 2 and all(w.lower().endswith(SUFFIXES) for w in words):
+        if len(words) == 2 and all(w.lower().endswith(PICTURE_SUFFIXES) for w in words):
             yield words[0].strip(), words[1].strip()
         elif line:
             yield line, None
@@ -168,7 +166,7 @@ def _read_list(path: Path) -> Iterator[tuple[str, str | None]]:
 
 def _image_name(images: Path, line: str, ending: str | None) -> str:
     """File name below `images` of a line that may be a stem."""
-    if line.lower().endswith(SUFFIXES) and not (ending and not line.endswith(ending)):
+    if line.lower().endswith(PICTURE_SUFFIXES) and not (ending and not line.endswith(ending)):
         return line
     if ending:
         return line + ending
@@ -198,7 +196,7 @@ def _listing(folder: str, changed: int) -> dict[str, str]:
     found: dict[str, str] = {}
     for name in sorted(entry.name for entry in os.scandir(folder)):
         stem, dot, suffix = name.rpartition(".")
-        if dot and f".{suffix.lower()}" in SUFFIXES:
+        if dot and f".{suffix.lower()}" in PICTURE_SUFFIXES:
             found.setdefault(stem, f".{suffix}")
     return found
 

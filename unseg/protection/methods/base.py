@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 
 from unseg.noise import GREY_LEVELS, NoiseChannels
+from unseg.types import VOID_CLASS
 
 NoiseSource = Literal["own", "partner", "none"]
 
-VOID = -1
-"""Class of pixels without one: they are not changed."""
 
 _ROUNDS = 12
 _CLOSE = 1e-3  # of the root mean square: 0.01 dB
@@ -31,8 +30,8 @@ class Canvas:
         region: (1, 1, H, W) float, 1 inside the protected region.
         noise: (1, 3, n, n) in [-1, 1] on the grid of the square of side max(H, W), or None for
             methods whose `noise_from` is "none".
-        classes: (1, 1, H, W) integer class of each pixel, `VOID` where there is none; None but for
-            methods with `needs_classes`.
+        classes: (1, 1, H, W) integer class of each pixel, `VOID_CLASS` where there is none; None
+            but for methods with `needs_classes`.
     """
 
     key: str
@@ -120,7 +119,7 @@ def composite(canvas: Canvas, of_class: Callable[[int], Tensor]) -> Tensor:
     assert canvas.classes is not None
     result = canvas.image.clone()
     for label in torch.unique(canvas.classes).tolist():
-        if label != VOID:
+        if label != VOID_CLASS:
             result = torch.where(canvas.classes == label, of_class(label), result)
     return result
 

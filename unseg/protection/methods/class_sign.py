@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from unseg.noise import NoiseChannels, upsample_noise
-from unseg.protection.methods.base import VOID, Canvas
+from unseg.protection.methods.base import Canvas
 from unseg.protection.methods.signs import RandomSign
+from unseg.types import VOID_CLASS
 
 CODE_SIDE = 8
 """Side of a code in noise cells, a power of two; codes repeat over the picture."""
@@ -48,7 +49,7 @@ class ClassSign(RandomSign):
         inside = codes[..., :height, :width]
         repeats = -(-grid // CODE_SIDE)
         for label in torch.unique(classes).tolist():
-            if label == VOID:
+            if label == VOID_CLASS:
                 continue
             tile = class_code(label, channels=channels)
             field = tile.repeat(1, 1, repeats, repeats)[..., :grid, :grid].to(codes)

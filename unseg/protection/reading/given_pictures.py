@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from unseg.data.annotations.base import VOID, Annotation, Item, Segment
+from unseg.data.annotations.base import Annotation, Item, Segment
 from unseg.data.annotations.label_pictures import read_brightness
 from unseg.data.annotations.tree import scan_images
 from unseg.io.files import MAX_PIXELS, image_size
+from unseg.io.suffixes import PICTURE_SUFFIXES
+from unseg.types import VOID_CLASS
 from unseg.utils.errors import UserError
-
-_MASK_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class GivenPictures:
         return Annotation(
             height=height,
             width=width,
-            class_map=np.full((height, width), VOID, np.int32),
+            class_map=np.full((height, width), VOID_CLASS, np.int32),
             boxes=self.prompts.boxes,
             point_coords=self.prompts.points,
             point_labels=self.prompts.labels,
@@ -101,7 +101,7 @@ class GivenPictures:
                 raise UserError(f"{mask}: no such mask file or folder")
             return mask
         stem = mask / key
-        for suffix in _MASK_SUFFIXES:
+        for suffix in PICTURE_SUFFIXES:
             if stem.with_suffix(suffix).is_file():
                 return stem.with_suffix(suffix)
         return stem.with_suffix(".png")  # reading it says that it is missing

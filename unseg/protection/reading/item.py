@@ -9,19 +9,19 @@ from typing import Any, Literal
 import numpy as np
 
 from unseg.config.generate import PromptConfig, PromptKind, RegionConfig
-from unseg.data.annotations.base import VOID, Annotation, AnnotationSource, Item
+from unseg.data.annotations.base import Annotation, AnnotationSource, Item
 from unseg.io.files import MAX_PIXELS, sha256_file
 from unseg.io.pictures import Picture, read_picture
+from unseg.protection.reading.prompts import model_prompts
 from unseg.protection.reading.region import (
     class_map_of,
     fit_annotation,
     instance_regions,
-    model_prompts,
     official_region,
     region_from_annotation,
     region_from_prompt,
 )
-from unseg.types import Prompts
+from unseg.types import VOID_CLASS, Prompts
 from unseg.utils.errors import UserError
 from unseg.utils.seed import numpy_generator
 
@@ -52,7 +52,8 @@ class Subject:
         prompt_kind: for the manifest: "mask", "box", "points", "whole".
         region_source: "label", or what `region_from_prompt` used.
         notes: what the user should know.
-        classes: (H, W) int32 class of each pixel, `VOID` = -1, for methods that go by classes.
+        classes: (H, W) int32 class of each pixel, `VOID_CLASS` where there is none; for methods
+            that go by classes.
     """
 
     key: str
@@ -69,7 +70,7 @@ class Subject:
     def has_work(self) -> bool:
         """Whether there is a pixel to protect: of the region, or of any class."""
         if self.classes is not None:
-            return bool((self.classes != VOID).any())
+            return bool((self.classes != VOID_CLASS).any())
         return bool(self.region.any())
 
 

@@ -1,6 +1,6 @@
-"""The region that sets the budget, and the prompts that steer the noise.
+"""The region map: which pixels get the larger budget.
 
-The two are independent: with a label the region is the label's, whatever the prompt. See
+It is independent of the prompts: with a label the region is the label's, whatever the prompt. See
 docs/METHOD.md, "5. Generation".
 """
 
@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
 
-from unseg.data.annotations.base import VOID, Annotation, Segment
+from unseg.data.annotations.base import Annotation, Segment
+from unseg.data.prompt_checks import check_mask_size, checked_boxes, checked_points, shown_size
 from unseg.data.prompts import mask_prompt
 from unseg.data.transforms import bilinear, rounded
 from unseg.io.pictures import Picture, turn_upright
 from unseg.protection.reading.point_mask import mask_from_points
-from unseg.types import Prompts
+from unseg.protection.reading.prompts import mask_tensor
+from unseg.types import VOID_CLASS
 from unseg.utils.errors import UserError
 
 RegionMode = Literal["all", "classes", "single", "things"]
@@ -58,17 +59,9 @@ def fit_annotation(annotation: Annotation, picture: Picture) -> tuple[Annotation
         turn = partial(turn_upright, orientation=picture.orientation)
         return annotation.turned(turn), "label fitted the stored size only: turned with the image"
     raise UserError(
-        f"label is {_shown(annotation.size)} but the image {_shown(picture.size)} (H x W); "
+        f"label is {shown_size(annotation.size)} but the image {shown_size(picture.size)} (H x W); "
         "resize one of them or leave the image out"
     )
-
-
-def fit_mask(mask: np.ndarray, picture: Picture) -> tuple[np.ndarray, str | None]:
-    """The same for a bare (H, W) mask."""
-    height, width = mask.shape
-    bare = Annotation(height=height, width=width, class_map=mask)
-    fitted, note = fit_annotation(bare, picture)
-    return fitted.class_map, note
 
 
 def region_from_annotation(
@@ -100,13 +93,13 @@ def class_map_of(
         has_open_background: pixels of no object are background rather than void.
 
     Returns:
-        (H, W) int32, `VOID` where there is no class.
+        (H, W) int32, `VOID_CLASS` where there is no class.
     """
     is_labelled = annotation.has_region and not annotation.is_whole
     if not is_labelled:
         return region.astype(np.int32)
     classes = annotation.class_map.astype(np.int32)
-    is_void = classes == VOID
+    is_void = classes == VOID_CLASS
     if has_open_background:
         in_crowd = np.zeros_like(is_void)
         for segment in annotation.segments:
@@ -116,7 +109,7 @@ def class_map_of(
         is_void &= in_crowd
     if by_region:
         classes = region.astype(np.int32)
-        classes[is_void & ~region] = VOID
+        classes[is_void & ~region] = VOID_CLASS
     return classes
 
 
@@ -184,89 +177,9 @@ def official_region(mask: np.ndarray, *, image_size: int = 1024, grid: int = 256
         (H, W) bool.
     """
     height, width = mask.shape
-    prompt = mask_prompt(_as_tensor(mask), image_size=image_size, mask_size=grid) / 255
+    prompt = mask_prompt(mask_tensor(mask), image_size=image_size, mask_size=grid) / 255
     side = max(height, width)
     return rounded(bilinear(prompt, side))[0, 0, :height, :width].numpy() > 0
-
-
-def model_prompts(
-    size: tuple[int, int],
-    *,
-    image_size: int,
-    mask_size: int,
-    mask: np.ndarray | None = None,
-    boxes: np.ndarray | None = None,
-    point_coords: np.ndarray | None = None,
-    point_labels: np.ndarray | None = None,
-) -> Prompts:
-    """Prompts of one image (batch of 1) in the model's frame; several boxes give several rows.
-
-    The image is padded at bottom and right to a square of side max(H, W), which becomes S: a
-    coordinate is multiplied by S / max(H, W), as in Segment Anything. Without any prompt the
-    whole image is the prompt: a mask of ones.
-
-    Args:
-        size: (H, W) of the upright image.
-        image_size: S.
-        mask_size: side of the mask prompt, 4g.
-        mask: (H, W) bool or uint8 soft.
-        boxes: (4,) or (N, 4) XYXY inclusive, image frame. N boxes give N rows (one prompt each);
-            mask and points are then repeated.
-        point_coords: (N, 2) (X, Y), image frame.
-        point_labels: (N,) 1 foreground, 0 background; None: all foreground.
-
-    Raises:
-        UserError: a mask of another size, or a coordinate outside of the image.
-    """
-    height, width = size
-    scale = image_size / max(height, width)
-    if mask is None and boxes is None and point_coords is None:
-        mask = np.ones(size, bool)
-    rows = 1
-    box_rows = coords = labels = masks = None
-    if boxes is not None:
-        box_rows = torch.from_numpy(checked_boxes(boxes, height, width) * scale).float()
-        rows = len(box_rows)
-    if point_coords is not None:
-        points, point_kinds = checked_points(point_coords, point_labels, height, width)
-        coords = torch.from_numpy(points * scale).float().expand(rows, -1, -1)
-        labels = torch.from_numpy(point_kinds).expand(rows, -1)
-    if mask is not None:
-        if mask.shape != tuple(size):
-            raise UserError(f"mask is {_shown(mask.shape)} but the image {_shown(size)} (H x W)")
-        prompt = mask_prompt(_as_tensor(mask), image_size=image_size, mask_size=mask_size)
-        masks = prompt.expand(rows, -1, -1, -1)
-    return Prompts(boxes=box_rows, point_coords=coords, point_labels=labels, mask_inputs=masks)
-
-
-def checked_boxes(boxes: np.ndarray, height: int, width: int) -> np.ndarray:
-    """(N, 4) float64 boxes; raises UserError where one is malformed or outside of the image."""
-    array = np.asarray(boxes, np.float64)
-    array = array[None] if array.ndim == 1 else array
-    if array.ndim != 2 or array.shape[1] != 4 or not len(array):
-        raise UserError(f"boxes have the shape {array.shape}; give x0,y0,x1,y1 for each")
-    _check_inside(array.reshape(-1, 2), height, width, "box")
-    if (array[:, :2] > array[:, 2:]).any():
-        raise UserError(f"box {array.tolist()}: must be x0,y0,x1,y1 with x0 <= x1 and y0 <= y1")
-    return array
-
-
-def checked_points(
-    coords: np.ndarray, labels: np.ndarray | None, height: int, width: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """(N, 2) float64 points and (N,) int64 labels; raises UserError where they are malformed."""
-    array = np.asarray(coords, np.float64)
-    array = array[None] if array.ndim == 1 else array
-    if array.ndim != 2 or array.shape[1] != 2 or not len(array):
-        raise UserError(f"points have the shape {array.shape}; give x,y for each")
-    _check_inside(array, height, width, "point")
-    kinds = np.ones(len(array), np.int64) if labels is None else np.asarray(labels, np.int64)
-    kinds = kinds.reshape(-1)
-    if len(kinds) != len(array) or not np.isin(kinds, (0, 1)).all():
-        raise UserError(f"point labels {kinds.tolist()}: give one 0 or 1 for each point")
-    if not (kinds == 1).any():
-        raise UserError("points: at least one must be foreground (label 1)")
-    return array, kinds
 
 
 def _chosen(annotation: Annotation, mode: str, classes: Sequence[int]) -> list[Segment]:
@@ -286,15 +199,8 @@ def _chosen(annotation: Annotation, mode: str, classes: Sequence[int]) -> list[S
 
 
 def _as_bool(mask: np.ndarray, size: tuple[int, int], name: str) -> np.ndarray:
-    if mask.shape != size:
-        raise UserError(f"{name} is {_shown(mask.shape)} but the image {_shown(size)} (H x W)")
+    check_mask_size(mask, size, name)
     return mask if mask.dtype == bool else mask > _THRESHOLD
-
-
-def _as_tensor(mask: np.ndarray) -> torch.Tensor:
-    """(1, 1, H, W) float32 in [0, 1] of a bool or soft uint8 mask."""
-    values = mask.astype(np.float32)
-    return torch.from_numpy(values if mask.dtype == bool else values / 255)[None, None]
 
 
 def _filled_boxes(boxes: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -305,15 +211,3 @@ def _filled_boxes(boxes: np.ndarray, height: int, width: int) -> np.ndarray:
         x1, y1 = np.ceil(box[2:]).astype(int)
         region[y0 : y1 + 1, x0 : x1 + 1] = True
     return region
-
-
-def _check_inside(points: np.ndarray, height: int, width: int, name: str) -> None:
-    """Coordinates may lie on the far edge (x = width): annotation tools write such boxes."""
-    is_good = np.isfinite(points).all() and (points >= 0).all()
-    if not is_good or (points > [width, height]).any():
-        shown = points.tolist()
-        raise UserError(f"{name} {shown}: lies outside of the image of {width} x {height} pixels")
-
-
-def _shown(size: Sequence[int]) -> str:
-    return " x ".join(map(str, size))

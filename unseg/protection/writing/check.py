@@ -13,6 +13,7 @@ import numpy as np
 from unseg.data.annotations.tree import scan_images
 from unseg.io.files import resolve_inside, sha256_file
 from unseg.io.pictures import Picture, decode_picture, encode_picture, read_picture
+from unseg.io.suffixes import FORMAT_SUFFIXES
 from unseg.protection.writing.manifest import FAILED, read_manifest
 from unseg.utils.errors import UserError
 
@@ -219,7 +220,7 @@ def _compare(result: Checked, largest: np.ndarray, entry: Mapping[str, Any], out
     if abs(linf - claimed) > _TOLERANCE:
         result.faults.append(f"{output}: changes by {linf:g} levels, its manifest says {claimed:g}")
     budget = entry.get("budget")
-    is_lossless = output.suffix.lower() not in (".jpg", ".jpeg")
+    is_lossless = output.suffix.lower() not in FORMAT_SUFFIXES["JPEG"]
     if not budget or not is_lossless or entry["status"] != "protected":
         return
     if linf > max(budget) + _TOLERANCE:

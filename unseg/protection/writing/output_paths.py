@@ -1,20 +1,17 @@
-"""Where each output lies, what must not lie there, and the mirror of a whole data set."""
+"""Where each output lies, and what must not lie there."""
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from unseg.config.dataset import DatasetConfig
 from unseg.config.generate import OutputConfig
 from unseg.data.annotations.base import Item
-from unseg.io.files import atomic_write_bytes, resolve_inside
+from unseg.io.files import resolve_inside
 from unseg.io.pictures import OutputFormat
+from unseg.io.suffixes import FORMAT_SUFFIXES, PICTURE_SUFFIXES
 from unseg.protection.writing.manifest import LOCK, MANIFEST, SETTINGS
 from unseg.utils.errors import UserError
 
@@ -23,14 +20,11 @@ RECORDS = (
     MANIFEST, SETTINGS, LOCK, "summary.json", "config.yaml", "contact_sheet.png",
 )  # fmt: skip
 """Files of a run; a mirrored data set that was protected before keeps the new ones."""
-_LOSSLESS: dict[str, OutputFormat] = {
-    ".png": "PNG", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP", ".webp": "WEBP",
-}  # fmt: skip
-_PICTURES = (*_LOSSLESS, ".jpg", ".jpeg", ".ppm", ".pgm", ".jfif", ".mpo")
+_LOSSLESS: tuple[OutputFormat, ...] = ("PNG", "TIFF", "BMP", "WEBP")
 
 
 @dataclass(frozen=True)
-class Layout:
+class OutputPaths:
     """Maps an image's key to its output.
 
     Attributes:
@@ -52,18 +46,19 @@ class Layout:
             return "JPEG"
         if self.output.format == "png":
             return "PNG"
-        return _LOSSLESS.get(PurePosixPath(key).suffix.lower(), "PNG")
+        suffix = PurePosixPath(key).suffix.lower()
+        return next((f for f in _LOSSLESS if suffix in FORMAT_SUFFIXES[f]), "PNG")
 
     def name_of(self, key: str) -> str:
         """The image's path below its own folder, POSIX: same tree, same stem."""
         path = PurePosixPath(key)
         if self.output.keep_suffix:
             return key
-        own = {"PNG": (".png",), "JPEG": (".jpg", ".jpeg")}.get(self.format_of(key))
-        if own is None or path.suffix.lower() in own:
+        own = FORMAT_SUFFIXES[self.format_of(key)]
+        if path.suffix.lower() in own:
             return key
         # Not `with_suffix`: a name without a known suffix keeps its dots.
-        stem = key.removesuffix(path.suffix) if path.suffix.lower() in _PICTURES else key
+        stem = key.removesuffix(path.suffix) if path.suffix.lower() in PICTURE_SUFFIXES else key
         return stem + own[0]
 
     def relative(self, key: str) -> str:
@@ -79,11 +74,11 @@ class Layout:
         return resolve_inside(self.folder, f"{NOISE_FOLDER}/{key}.png")
 
 
-def build_layout(output: OutputConfig, data: DatasetConfig | None) -> Layout:
+def build_output_paths(output: OutputConfig, data: DatasetConfig | None) -> OutputPaths:
     """The layout of a run; `data` is None where single files are protected."""
     if output.layout == "mirror" and data is not None:
-        return Layout(output, "." if data.parts else data.images)
-    return Layout(output)
+        return OutputPaths(output, "." if data.parts else data.images)
+    return OutputPaths(output)
 
 
 def input_folders(data: DatasetConfig, layout: str) -> list[Path]:
@@ -94,7 +89,7 @@ def input_folders(data: DatasetConfig, layout: str) -> list[Path]:
     return [root / part.images for part in data.parts] or [root / data.images]
 
 
-def check_outputs(layout: Layout, items: Iterable[Item], folders: Sequence[Path]) -> None:
+def check_outputs(layout: OutputPaths, items: Iterable[Item], folders: Sequence[Path]) -> None:
     """Refuse what would overwrite an input, or two inputs of one output, before anything starts.
 
     Raises:
@@ -124,147 +119,3 @@ def check_outputs(layout: Layout, items: Iterable[Item], folders: Sequence[Path]
                 f"{item.image_path}: would be overwritten by its own output; choose "
                 "another output folder"
             )
-
-
-def check_mirror(layout: Layout, items: Iterable[Item], root: Path) -> None:
-    """Refuse an image whose output has the name of another file of the data set (its label).
-
-    Raises:
-        UserError: naming both.
-    """
-    for item in items:
-        if item.fault is not None or layout.name_of(item.key) == item.key:
-            continue
-        other = root / layout.relative(item.key)
-        if other.exists():
-            raise UserError(
-                f"{item.key}: its output would replace {other} in the mirrored data set; set "
-                "output.keep_suffix=true"
-            )
-
-
-def mirror(layout: Layout, data: DatasetConfig, items: Sequence[Item]) -> int:
-    """Put the other files of a data set beside its protected images; returns how many.
-
-    Pictures of the images' folders that the list does not name are left out: whoever publishes the
-    mirror must not publish them by mistake. List files and JSON take the new names of the images.
-    """
-    root = Path(data.root)
-    images = {layout.relative(i.key): i for i in items if i.fault is None}
-    originals = {(PurePosixPath(layout.base) / i.key).as_posix() for i in images.values()}
-    labels = {_below(root, i.label) for i in images.values() if isinstance(i.label, Path)}
-    renamed = _renamed(layout, items, data)
-    rewritten = set(_named_files(data))
-    count = 0
-    for name in _files_below(root):
-        if name in RECORDS or name.startswith(f"{NOISE_FOLDER}/"):
-            continue
-        is_image = name in originals or (name not in labels and _is_unlisted(name, data))
-        if is_image or name in images:
-            continue
-        target = resolve_inside(layout.folder, name)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if renamed and name in rewritten:
-            atomic_write_bytes(target, _rewritten(root / name, renamed))
-        else:
-            _place(root / name, target, layout.output.annotations)
-        count += 1
-    return count
-
-
-def _is_unlisted(name: str, data: DatasetConfig) -> bool:
-    """Whether a file is a picture in an images' folder, and in no labels' folder."""
-    if PurePosixPath(name).suffix.lower() not in _PICTURES:
-        return False
-    parts = data.parts or (data,)
-    for part in parts:
-        if part.labels and _lies_in(name, part.labels):
-            return False
-    return any(_lies_in(name, part.images) for part in parts)
-
-
-def _lies_in(name: str, folder: str) -> bool:
-    return PurePosixPath(name).is_relative_to(PurePosixPath(folder))
-
-
-def _files_below(root: Path) -> Iterator[str]:
-    for place, folders, names in os.walk(root):
-        folders.sort()
-        for name in sorted(names):
-            path = Path(place) / name
-            # A link out of the data set is no part of it, and readers would refuse it.
-            if path.is_file() and path.resolve().is_relative_to(root.resolve()):
-                yield path.relative_to(root).as_posix()
-
-
-def _below(root: Path, path: Path) -> str:
-    return PurePosixPath(os.path.relpath(path, root)).as_posix()
-
-
-def _named_files(data: DatasetConfig) -> Iterator[str]:
-    """Files that name images: lists and JSON."""
-    named = [data.annotations, data.list_file, *(part.list_file for part in data.parts)]
-    yield from (PurePosixPath(name).as_posix() for name in named if name)
-
-
-def _renamed(layout: Layout, items: Sequence[Item], data: DatasetConfig) -> dict[str, str]:
-    """Old name -> new name of images, as lists and JSON may write them."""
-    renamed: dict[str, str] = {}
-    prefixes = {PurePosixPath(layout.base), *(PurePosixPath(p.images) for p in data.parts)}
-    for item in items:
-        new = layout.name_of(item.key)
-        if item.fault is not None or new == item.key:
-            continue
-        renamed[item.key] = new
-        for prefix in prefixes:
-            full, full_new = (PurePosixPath(layout.base) / n for n in (item.key, new))
-            renamed[full.as_posix()] = full_new.as_posix()
-            if full.is_relative_to(prefix):
-                renamed[full.relative_to(prefix).as_posix()] = full_new.relative_to(
-                    prefix
-                ).as_posix()
-    return renamed
-
-
-def _rewritten(path: Path, renamed: Mapping[str, str]) -> bytes:
-    text = path.read_text(encoding="utf-8-sig")
-    if path.suffix.lower() != ".json":
-        return "".join(_line(line, renamed) for line in text.splitlines(keepends=True)).encode()
-    content: Any = json.loads(text)
-    images = content.get("images") if isinstance(content, dict) else None
-    if isinstance(images, list):
-        for image in images:
-            if isinstance(image, dict) and image.get("file_name") in renamed:
-                image["file_name"] = renamed[image["file_name"]]
-    elif isinstance(content, dict):  # boxes and points by image
-        content = {renamed.get(key, key): value for key, value in content.items()}
-    return json.dumps(content).encode()
-
-
-def _line(line: str, renamed: Mapping[str, str]) -> str:
-    stripped = line.rstrip("\r\n")
-    end = line[len(stripped) :]
-    if stripped.strip() in renamed:
-        return renamed[stripped.strip()] + end
-    for separator in ("\t", ",", " "):
-        words = stripped.split(separator)
-        if len(words) > 1 and words[0].strip() in renamed:
-            return separator.join([renamed[words[0].strip()], *words[1:]]) + end
-    return line
-
-
-def _place(source: Path, target: Path, how: str) -> None:
-    """Link or copy a file under its final name in one step."""
-    if how == "link":
-        if target.exists() and target.samefile(source):
-            return
-        target.unlink(missing_ok=True)
-        try:
-            # Not a symbolic link: readers refuse paths that lead out of their data set.
-            os.link(source, target)
-            return
-        except OSError:
-            pass  # another disk
-    temporary = target.with_name(f".{target.name[:64]}.{os.urandom(6).hex()}.tmp")
-    shutil.copyfile(source, temporary)
-    temporary.replace(target)

@@ -13,8 +13,8 @@ import numpy as np
 
 from unseg.io.files import atomic_write_bytes, sha256_file
 from unseg.io.pictures import OutputFormat, Picture, encode_picture, read_picture
-from unseg.protection.compose import keeps_budget, measure
 from unseg.protection.reading.item import Checksums, Subject
+from unseg.protection.writing.budget_check import keeps_budget, measure
 from unseg.protection.writing.manifest import PROTECTED, UNPROTECTED
 from unseg.utils.errors import UserError
 

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unseg.data.annotations.base import VOID as NO_CLASS
 from unseg.data.annotations.base import Annotation
+from unseg.types import VOID_CLASS
 
 AGNOSTIC = 0
 """The one class of tasks that know objects and no classes."""
@@ -102,7 +102,7 @@ def segments_of(
     size = annotation.size
     void = np.zeros(size, bool)
     if not open_background:
-        void = annotation.class_map == NO_CLASS
+        void = annotation.class_map == VOID_CLASS
         for segment in annotation.segments:
             if segment.is_crowd:  # a segment of its own, not a pixel without a label
                 void = void & ~segment.mask

@@ -12,10 +12,10 @@ import torch
 from unseg.config.dataset import DatasetConfig
 from unseg.config.evaluate import DENSE_TASKS, DataConfig, RecipeConfig
 from unseg.data.annotations import build_source
-from unseg.data.annotations.base import VOID as NO_CLASS
 from unseg.data.annotations.base import Annotation, contiguous_classes
 from unseg.io.files import atomic_write_bytes, read_rgb, resolve_inside
 from unseg.io.locks import locked
+from unseg.types import VOID_CLASS
 from unseg.utils.errors import UserError
 from unseg.utils.logging import Progress
 from unseg.utils.seed import derive_seed
@@ -209,10 +209,10 @@ def training_label(
         class_ids: the data set's ids in rising order.
         open_background: pixels of no object are background (class 0, the others one up), not void.
     """
-    is_void = annotation.class_map == NO_CLASS
+    is_void = annotation.class_map == VOID_CLASS
     if task == "semantic":
         label = contiguous_classes(annotation.class_map, class_ids)
-        is_void |= label == NO_CLASS
+        is_void |= label == VOID_CLASS
         label = label + int(open_background)
     else:
         label = np.zeros(annotation.size, np.int32)
