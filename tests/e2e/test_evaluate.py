@@ -170,4 +170,19 @@ def test_wrong_names_are_one_line_each_and_exit_code_2(
     grid[0]["methods"] = ["clen"]
     assert evaluate([str(write(tmp_path, grid=grid))]) == 2
     assert "unknown 'clen'" in capsys.readouterr().err
+    methods = {
+        "signs": {"method": "randomsign"},
+        "loud": {"method": "unseg", "options": {"noise.psnr": 35, "noise.patch": 16}},
+        "typo": {"method": "fixed_sign", "options": {"noise.grod": 16}},
+    }
+    grid[0]["methods"] = list(methods)
+    for dry_run in (False, True):
+        assert evaluate([str(write(tmp_path, methods=methods, grid=grid, dry_run=dry_run))]) == 2
+        error = [line for line in capsys.readouterr().err.splitlines() if "fog" not in line]
+        assert len(error) == 4
+        assert "methods.loud: noise.psnr=35.0: is read by synper, ar, cuda alone" in error[0]
+        assert "methods.loud: noise.patch=16: is read by ar alone, not by unseg" in error[1]
+        assert "methods.signs.method=randomsign: must be one of" in error[2]
+        assert "did you mean 'random_sign'?" in error[2]
+        assert "methods.typo: noise.grod=16: unknown key; did you mean 'grid'?" in error[3]
     assert report([str(tmp_path)]) == 2

@@ -19,8 +19,9 @@ from unseg.config.evaluate import (
 from unseg.protection.writing.manifest import read_manifest
 from unseg.victims.data.splits import make_pictures
 from unseg.victims.grid.cells import Cell, Layout, expand
+from unseg.victims.grid.protected_sets import make_protected
 from unseg.victims.grid.run_cell import RESULT
-from unseg.victims.grid.run_grid import make_protected, run_grid
+from unseg.victims.grid.run_grid import run_grid
 from unseg.victims.report.aggregate import Key, Row, Spread
 from unseg.victims.report.elements import Table, budget_title, method_title
 from unseg.victims.report.mixture_section import mixture_section

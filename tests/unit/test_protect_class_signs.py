@@ -14,7 +14,7 @@ from PIL import Image
 from unseg.io.pictures import Picture
 from unseg.noise import FIELD_OF_COLOUR, upsample_noise
 from unseg.protection.compose import protected_pixels
-from unseg.protection.methods import MethodOptions, build_method
+from unseg.protection.methods import METHODS, MethodOptions
 from unseg.protection.methods.class_sign import CODE_SIDE, class_code
 
 GRID = 12
@@ -53,7 +53,7 @@ def protected(image: np.ndarray, classes: np.ndarray, **options) -> np.ndarray:
         Picture(pixels=image),
         key="a",
         region=classes >= 0,
-        method=build_method("class_sign", MethodOptions(grid=GRID, **options)),
+        method=METHODS["class_sign"](MethodOptions(grid=GRID, **options)),
         noise=None,
         device=torch.device("cpu"),
         classes=classes,

@@ -8,7 +8,7 @@ from generate_cases import make_image, make_mask, saturated_generator
 from unseg.io.pictures import Picture
 from unseg.noise import upsample_noise
 from unseg.protection.compose import protected_pixels
-from unseg.protection.methods import METHODS, MethodOptions, build_method, full_size_noise
+from unseg.protection.methods import METHODS, MethodOptions, full_size_noise
 from unseg.protection.noise_maker import NoiseMaker, Row, model_frame
 from unseg.protection.reading.prompts import model_prompts
 from unseg.protection.writing.budget_check import fraction_note, limits, measure
@@ -21,7 +21,7 @@ def protected_by(name, *, key="a", channels=3, dtype=np.uint8, noise=None, **opt
     image = make_image(1, *SIZE, channels)
     pixels = image if dtype == np.uint8 else image.astype(np.uint16) * 257 + 5
     region = make_mask(*SIZE) > 0
-    method = build_method(name, MethodOptions(grid=16, **options))
+    method = METHODS[name](MethodOptions(grid=16, **options))
     saturated = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
     saturated = torch.tanh(5 * saturated)
     if noise is None and method.noise_from != "none":
@@ -36,7 +36,7 @@ def protected_by(name, *, key="a", channels=3, dtype=np.uint8, noise=None, **opt
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("name", [n for n in METHODS if build_method(n, MethodOptions()).bounds])
+@pytest.mark.parametrize("name", [n for n in METHODS if METHODS[n].has_budget])
 def test_every_bounded_method_reaches_and_keeps_its_budget(name, channels, dtype):
     clean, result, region, method = protected_by(name, channels=channels, dtype=dtype)
     assert result.dtype == dtype
@@ -81,7 +81,7 @@ def test_random_signs_change_with_the_image_and_fixed_signs_do_not():
 
 
 def test_tiled_signs_repeat_one_tile_over_the_grid_and_over_the_set():
-    method = build_method("tiled_sign", MethodOptions(grid=10, tile=4))
+    method = METHODS["tiled_sign"](MethodOptions(grid=10, tile=4))
     signs = method.signs("a")
     assert signs.shape == (1, 3, 10, 10)
     assert set(signs.unique().tolist()) == {-1.0, 1.0}
@@ -89,7 +89,7 @@ def test_tiled_signs_repeat_one_tile_over_the_grid_and_over_the_set():
     for y in range(10):
         for x in range(10):
             assert torch.equal(signs[..., y, x], signs[..., y % 4, x % 4])
-    other = build_method("tiled_sign", MethodOptions(grid=10, tile=4, seed=43)).signs("a")
+    other = METHODS["tiled_sign"](MethodOptions(grid=10, tile=4, seed=43)).signs("a")
     assert not torch.equal(signs, other)
 
 
@@ -99,7 +99,7 @@ def test_tiled_signs_repeat_one_tile_over_the_grid_and_over_the_set():
     [("rgb", set()), ("luma", {(0, 1), (0, 2), (1, 2)}), ("yellow_blue", {(0, 1)})],
 )
 def test_colours_share_their_signs_as_asked(method, channels, equal):
-    signs = build_method(method, MethodOptions(grid=8, channels=channels)).signs("a")[0]
+    signs = METHODS[method](MethodOptions(grid=8, channels=channels)).signs("a")[0]
     assert set(signs.unique().tolist()) == {-1.0, 1.0}
     pairs = [(0, 1), (0, 2), (1, 2)]
     assert {(a, b) for a, b in pairs if torch.equal(signs[a], signs[b])} == equal
@@ -126,7 +126,7 @@ def test_colour_under_transparent_pixels_stays_as_it_is():
     image = make_image(2, *SIZE)
     alpha = np.full(SIZE, 255, np.uint8)
     alpha[:, :20] = 0
-    method = build_method("random_sign", MethodOptions(grid=8))
+    method = METHODS["random_sign"](MethodOptions(grid=8))
     region = np.ones(SIZE, bool)
     result = protected_pixels(
         Picture(pixels=image, alpha=alpha),

@@ -9,28 +9,8 @@ from typing import Literal
 from unseg.config.dataset import DatasetConfig
 from unseg.config.load import bounded
 
-MethodName = Literal[
-    "unseg",
-    "random_sign",
-    "fixed_sign",
-    "tiled_sign",
-    "class_sign",
-    "flat",
-    "shuffled",
-    "jpeg_only",
-    "synper",
-    "ar",
-    "cuda",
-]
-SIGN_METHODS = ("random_sign", "fixed_sign", "tiled_sign", "class_sign")
-"""Methods that put signs on a grid; they need no generator where `noise.grid` is set."""
-CLASS_METHODS = ("synper", "ar", "cuda")
-"""Methods that go by the classes of the label map and have no bound on a pixel's change."""
-LABEL_METHODS = (*CLASS_METHODS, "class_sign")
-"""Methods whose noise depends on the classes of the label map."""
 PromptKind = Literal["mask", "box", "points", "whole"]
 OutputFormatName = Literal["png", "same", "jpeg"]
-Layout = Literal["tree", "mirror"]
 Precision = Literal["auto", "float32", "bfloat16"]
 
 
@@ -47,26 +27,26 @@ class GeneratorConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseConfig:
-    """The budget, and the grid of noise that no generator makes."""
+    """The budget, and options that some of the methods read."""
 
     epsilon: float = bounded(8.0, low=0, high=255)
     """Bound inside the region, in 8-bit grey levels; also for 16-bit images (times 257 there)."""
     epsilon_bg: float = bounded(2.0, low=0, high=255)
     """Bound outside of the region, in 8-bit grey levels."""
     grid: int | None = bounded(None, low=1, high=4096)
-    """Side of the grid of the sign methods; None: the generator's noise grid."""
+    """Side of the grid of signs that no generator makes; None: the generator's noise grid."""
     tile: int = bounded(4, low=1, high=4096)
-    """Side of the piece that tiled_sign repeats, in cells of the grid."""
+    """Side of the piece of signs that is repeated, in cells of the grid."""
     channels: Literal["rgb", "luma", "yellow_blue"] | None = None
-    """Which colours of the sign methods share their signs (unseg.noise.FIELD_OF_COLOUR);
-    None: as the generator, else rgb."""
+    """Which colours share their signs (unseg.noise.FIELD_OF_COLOUR); None: as the generator, else
+    rgb."""
     psnr: float | None = bounded(None, low=5, high=100)
-    """PSNR in dB that synper, ar and cuda are brought to on every image; None: their own budgets.
-    cuda, which is interpolated towards the clean image, is never made stronger than it is."""
+    """PSNR in dB that methods without a bound are brought to on every image; None: their own
+    strength. One that filters the image is only made weaker, never stronger."""
     classes: Literal["label", "region"] = "label"
-    """class_sign, synper, ar, cuda: the classes of the label map, or two: region and rest."""
+    """What classes are, for methods that go by them: those of the label map, or region and rest."""
     patch: int | None = bounded(None, low=8, high=4096)
-    """Side of the pieces that ar fills one by one; None: each image in one piece."""
+    """Side of the pieces that are filled one by one; None: each image in one piece."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """What types cannot say."""
@@ -120,8 +100,8 @@ class OutputConfig:
     format: OutputFormatName = "png"
     """png, the input's own lossless format (`same`; PNG where it has none), or lossy jpeg."""
     quality: int = bounded(95, low=1, high=100)
-    """Quality of jpeg, and of method jpeg_only."""
-    layout: Layout = "tree"
+    """Quality of jpeg, and of methods that compress."""
+    layout: Literal["tree", "mirror"] = "tree"
     """`tree`: the images alone, in the tree of the input; `mirror`: a drop-in replacement of the
     data set's folder with its annotations, lists and JSON."""
     annotations: Literal["link", "copy"] = "link"
@@ -170,13 +150,9 @@ class GenerateConfig:
     """The images and their labels."""
     output: OutputConfig
     """What is written, and where."""
-    method: MethodName = "unseg"
-    """unseg, or a control: random_sign (new signs per image), fixed_sign (one field of signs),
-    tiled_sign (a small tile of signs, repeated), flat (the inner budget everywhere), shuffled
-    (noise made for another image), jpeg_only (no noise); class_sign, a pattern of signs for each
-    class, for label maps in which every pixel has one; or a training-free method with a pattern
-    for each class of the label map, background included: synper (linearly separable patches), ar
-    (autoregressive fields), cuda (3x3 filters)."""
+    method: str = "unseg"
+    """Name of a method: of unseg itself, of a control or of a method to compare with (the list with
+    a line for each stands in docs/EVALUATION.md, the code in unseg/protection/methods)."""
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
     """Which frozen generator makes the noise."""
     noise: NoiseConfig = field(default_factory=NoiseConfig)
@@ -192,9 +168,5 @@ class GenerateConfig:
         """Faults between sections."""
         if self.prompt.kind == "whole" and self.prompt.per_instance:
             yield "prompt.per_instance", "has no meaning with prompt.kind=whole"
-        if self.noise.psnr is not None and self.method not in CLASS_METHODS:
-            yield "noise.psnr", f"is read by {', '.join(CLASS_METHODS)} alone, not by {self.method}"
-        if self.noise.patch is not None and self.method != "ar":
-            yield "noise.patch", f"is read by ar alone, not by {self.method}"
         if self.output.layout == "mirror" and self.run.limit is not None:
             yield "run.limit", "leaves a mirrored data set incomplete; use output.layout=tree"

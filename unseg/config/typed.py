@@ -7,7 +7,7 @@ import difflib
 import math
 import types
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -141,13 +141,7 @@ class Reader:
         for choice in args:
             if choice == value and isinstance(choice, bool) == isinstance(value, bool):
                 return choice
-        near = difflib.get_close_matches(str(value), [str(a) for a in args], n=1)
-        message = f"must be one of {', '.join(map(str, args))}"
-        if near:
-            message += f"; did you mean {near[0]!r}?"
-        elif isinstance(value, bool):
-            message += " (quote it: YAML reads a bare on, off, yes or no as true or false)"
-        self._report(key, message, value)
+        self._report(key, choice_message(value, args), value)
         return None
 
     def _sequence(self, args: tuple[Any, ...], value: Any, key: str, *, is_list: bool) -> Any:
@@ -192,6 +186,18 @@ class Reader:
                 return int(value) if hint is int and isinstance(value, int) else hint(number)
         self._report(key, f"must be {_ACCEPTED.get(hint, str(hint))}", value)
         return None
+
+
+def choice_message(value: Any, accepted: Iterable[Any]) -> str:
+    """What is accepted instead of a value, and the nearest of it."""
+    names = [str(choice) for choice in accepted]
+    message = f"must be one of {', '.join(names)}"
+    near = difflib.get_close_matches(str(value), names, n=1)
+    if near:
+        return f"{message}; did you mean {near[0]!r}?"
+    if isinstance(value, bool):
+        message += " (quote it: YAML reads a bare on, off, yes or no as true or false)"
+    return message
 
 
 def is_required(field: dataclasses.Field) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,13 @@ import numpy as np
 import torch
 
 import unseg
-from unseg.config.generate import CLASS_METHODS, SIGN_METHODS, GenerateConfig
+from unseg.config.generate import GenerateConfig
 from unseg.config.load import to_dict
+from unseg.config.typed import choice_message
 from unseg.data.annotations import AnnotationSource, Item, build_source
 from unseg.io.files import image_size, sha256_file
 from unseg.models.weights import load_generator, resolve_weights
-from unseg.protection.methods import METHODS, MethodOptions, build_method
+from unseg.protection.methods import METHODS, Method, MethodOptions
 from unseg.protection.noise_maker import NoiseMaker, default_batch_size
 from unseg.protection.reading.item import ModelFrame, SubjectReader
 from unseg.protection.stream import Plan
@@ -32,7 +33,7 @@ from unseg.protection.writing.output_paths import (
 )
 from unseg.protection.writing.writer import free_bytes
 from unseg.utils import distributed
-from unseg.utils.errors import UserError
+from unseg.utils.errors import ConfigError, UserError
 
 _log = logging.getLogger(__name__)
 
@@ -83,13 +84,16 @@ def prepare(
     Raises:
         UserError: for every mistake that can be seen before the first image.
     """
+    problems = method_problems(config)
+    if problems:
+        raise ConfigError(problems)
     layout = build_output_paths(config.output, config.data if source is None else None)
     source = source or build_source(config.data)
     items = _checked_items(config, source, layout, folders)
     device = distributed.pick_device(config.run.device)
     model, generator_sha = _generator(config, generator, device)
     options = _method_options(config, model)
-    method = build_method(config.method, options)
+    method = METHODS[config.method](options)
     frame = _frame(config, model, options)
     batch_size = config.run.batch_size or default_batch_size(device)
     needs_model = method.noise_from != "none"
@@ -119,8 +123,26 @@ def prepare(
         rank=distributed.rank(),
         world_size=distributed.world_size(),
     )
-    settings = _settings(config, options, frame, generator_sha if needs_model else None)
+    settings = _settings(config, method, frame, generator_sha if needs_model else None)
     return Prepared(plan, settings, _environment(plan), _notes(plan))
+
+
+def method_problems(config: GenerateConfig) -> list[str]:
+    """An unknown method, or options of other methods alone: a line for each."""
+    method = METHODS.get(config.method)
+    if method is None:
+        return [f"method={config.method}: {choice_message(config.method, METHODS)}"]
+    problems = []
+    for field in fields(config.noise):
+        key, value = f"noise.{field.name}", getattr(config.noise, field.name)
+        readers = [name for name, other in METHODS.items() if key in other.reads]
+        # Sweeps over methods share a budget, a grid and its colours. What only methods without a
+        # budget read decides how loud they are: nobody sets it and means another method.
+        is_shared = not readers or any(METHODS[name].has_budget for name in readers)
+        if not is_shared and key not in method.reads and value != field.default:
+            accepted = f"is read by {', '.join(readers)} alone, not by {config.method}"
+            problems.append(f"{key}={value}: {accepted}")
+    return problems
 
 
 def _checked_items(
@@ -133,8 +155,8 @@ def _checked_items(
     items = source.items()
     if config.run.limit is not None:
         items = items[: config.run.limit]
-    if config.method == "shuffled" and len(items) < 2:
-        raise UserError("method=shuffled needs at least two images in the list")
+    if METHODS[config.method].noise_from == "partner" and len(items) < 2:
+        raise UserError(f"method={config.method} needs at least two images in the list")
     if folders is None:
         folders = input_folders(config.data, config.output.layout)
     check_outputs(layout, items, folders)
@@ -149,22 +171,21 @@ def _generator(
     """The generator and its file's checksum, where the method or its grid needs one."""
     if generator is not None:
         return generator, None
-    is_control = config.method in SIGN_METHODS
-    needs_none = config.method in ("jpeg_only", *CLASS_METHODS)
-    if needs_none or (is_control and config.noise.grid is not None):
+    method = METHODS[config.method]
+    if not method.needs_generator(has_grid=config.noise.grid is not None):
         return None, None
     try:
         path = resolve_weights(config.generator.path)
         model = load_generator(path, parent=config.generator.parent, device=device)
     except UserError as error:
-        hint = "; or set noise.grid, then no generator is needed" if is_control else ""
+        has_other_way = not method.needs_generator(has_grid=True)
+        hint = "; or set noise.grid, then no generator is needed" if has_other_way else ""
         raise UserError(f"generator.path: {error}{hint}") from None
     return model, sha256_file(path)
 
 
 def _method_options(config: GenerateConfig, model: Any) -> MethodOptions:
     noise = config.noise
-    assert config.method in METHODS
     return MethodOptions(
         epsilon=noise.epsilon,
         epsilon_bg=noise.epsilon_bg,
@@ -175,6 +196,7 @@ def _method_options(config: GenerateConfig, model: Any) -> MethodOptions:
         quality=config.output.quality,
         psnr=noise.psnr,
         patch=noise.patch,
+        classes=noise.classes,
     )
 
 
@@ -186,7 +208,7 @@ def _frame(config: GenerateConfig, model: Any, options: MethodOptions) -> ModelF
 
 
 def _settings(
-    config: GenerateConfig, options: MethodOptions, frame: ModelFrame, generator_sha: str | None
+    config: GenerateConfig, method: Method, frame: ModelFrame, generator_sha: str | None
 ) -> dict[str, Any]:
     """Flat settings; two runs with the same ones may share a folder."""
     values: dict[str, Any] = {
@@ -199,17 +221,8 @@ def _settings(
         "output.layout": config.output.layout,
         "output.keep_suffix": config.output.keep_suffix,
     }
-    if config.method == "tiled_sign":
-        values |= {"noise.tile": options.tile}
-    if config.method == "class_sign":
-        values |= {"noise.classes": config.noise.classes}
-    if config.method in SIGN_METHODS:
-        values |= {"noise.grid": options.grid, "noise.channels": options.channels}
-    if config.method in CLASS_METHODS:
-        noise = config.noise
-        values |= {"noise.psnr": noise.psnr, "noise.classes": noise.classes}
-        values |= {"noise.patch": noise.patch}
-    if config.output.format == "jpeg" or config.method == "jpeg_only":
+    values |= method.settings
+    if config.output.format == "jpeg":
         values["output.quality"] = config.output.quality
     if config.region.map == "official":
         values["region.map grid"] = frame.mask_size
@@ -244,7 +257,8 @@ def _environment(plan: Plan) -> dict[str, Any]:
 
 def _notes(plan: Plan) -> tuple[str, ...]:
     """What the user should know before the run."""
-    notes = []
+    method = plan.config.method
+    notes = [f"method {method}: {METHODS[method].title}"]
     fraction = fraction_note(plan.method.bounds)
     if fraction:
         notes.append(fraction)

@@ -214,7 +214,7 @@ def _noise_rows(plan: Plan, number: int, subject: Subject) -> tuple[Row, ...]:
 def _partner(plan: Plan, number: int) -> Subject:
     """Another image with a region: always the same one, whatever runs beside it."""
     count = len(plan.items)
-    offset = derive_seed(plan.config.run.seed, "shuffled") % max(count - 1, 1)
+    offset = derive_seed(plan.config.run.seed, plan.config.method) % max(count - 1, 1)
     fault: Exception | None = None
     for step in range(min(count - 1, _PARTNERS_TRIED)):
         other = plan.items[(number + 1 + (offset + step) % (count - 1)) % count]
@@ -228,7 +228,7 @@ def _partner(plan: Plan, number: int) -> Subject:
     tried = min(count - 1, _PARTNERS_TRIED)
     raise UserError(
         f"{plan.items[number].key}: none of {tried} other images can lend it noise "
-        f"({fault or 'nothing to protect in them'}); method=shuffled needs good ones"
+        f"({fault or 'nothing to protect in them'}); method={plan.config.method} needs good ones"
     )
 
 

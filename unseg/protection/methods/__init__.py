@@ -1,12 +1,11 @@
 """What is added to an image: UnSeg's noise, its controls, and the methods it is compared with.
 
-No claim about the noise counts without the controls. A method is one class and one line in
-`METHODS`; everything else (regions, files, resuming, sharding) is the same for all of them.
+No claim about the noise counts without the controls. A method is one class, which states every
+fact about itself (`Method`), and one line in `METHODS`; everything else (regions, files, resuming,
+sharding) is the same for all of them, and no other module names one.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 from unseg.protection.methods.autoregressive import Autoregressive
 from unseg.protection.methods.base import Canvas, Method, MethodOptions, NoiseSource
@@ -24,11 +23,10 @@ __all__ = [
     "MethodOptions",
     "NoiseSource",
     "UnSeg",
-    "build_method",
     "full_size_noise",
 ]
 
-METHODS: dict[str, Callable[[MethodOptions], Method]] = {
+METHODS: dict[str, type[Method]] = {
     "unseg": UnSeg,
     "random_sign": RandomSign,
     "fixed_sign": FixedSign,
@@ -41,8 +39,3 @@ METHODS: dict[str, Callable[[MethodOptions], Method]] = {
     "ar": Autoregressive,
     "cuda": Convolutional,
 }
-
-
-def build_method(name: str, options: MethodOptions) -> Method:
-    """The method of that name."""
-    return METHODS[name](options)

@@ -7,6 +7,8 @@ Reference: P. Sandoval-Segura, V. Singla, J. Geiping, M. Goldblum, T. Goldstein,
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -28,6 +30,9 @@ _BLOCK = 64
 
 class Autoregressive(ByClass):
     """Fields that the class's three filters (one a colour) leave no surprise in."""
+
+    title = "autoregressive noise of each class"
+    reads: ClassVar[tuple[str, ...]] = (*ByClass.reads, "noise.patch")
 
     def __init__(self, options: MethodOptions) -> None:
         super().__init__(options)

@@ -1,11 +1,12 @@
-"""What every method is handed and must offer; what those that go by classes have in common."""
+"""What every method is handed, offers and states; what those that go by classes have in common."""
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -43,18 +44,19 @@ class Canvas:
 
 @dataclass(frozen=True, kw_only=True)
 class MethodOptions:
-    """What methods may depend on.
+    """What methods may depend on. Names are those of the configuration's keys.
 
     Attributes:
         epsilon: bound inside the region, in 8-bit grey levels.
         epsilon_bg: bound outside.
         seed: of all randomness.
         grid: side of the noise grid of the sign methods.
-        tile: side of the piece that `tiled_sign` repeats, in cells of the grid.
+        tile: side of the piece of signs that is repeated, in cells of the grid.
         channels: which colours share their signs.
-        quality: JPEG quality of `jpeg_only`.
+        quality: JPEG quality, 1 to 100.
         psnr: in dB, what methods without a bound are brought to; None: their own budget.
-        patch: side of the pieces that `ar` fills one by one; None: the whole image is one.
+        patch: side of the pieces that are filled one by one; None: the whole image is one.
+        classes: those of the label map, or two: region and rest.
     """
 
     epsilon: float = 8
@@ -66,41 +68,68 @@ class MethodOptions:
     quality: int = 95
     psnr: float | None = None
     patch: int | None = None
+    classes: Literal["label", "region"] = "label"
 
 
-class Method(Protocol):
-    """The interface of a method.
+class Method(ABC):
+    """What changes an image, and all that the rest of the package must know about it.
+
+    A new method is one class of this kind and one line in `METHODS`; nothing else names it.
 
     Attributes:
+        title: what it does, in one line.
         noise_from: whose forward pass it needs: the image's own, another image's, or none.
-        needs_classes: whether it goes by the label map rather than by the region.
-        bounds: largest change (inside, outside) in 8-bit levels, or None where it has no bound.
+        needs_classes: whether it goes by the label map rather than by the region alone.
+        has_budget: whether epsilon bounds the change of every pixel.
+        reads: keys of a generation's configuration that it depends on, beside the budget and
+            `run.seed`. Their values are its `settings`.
     """
 
-    noise_from: NoiseSource
-    needs_classes: bool
-    bounds: tuple[float, float] | None
+    title: ClassVar[str]
+    noise_from: ClassVar[NoiseSource] = "none"
+    needs_classes: ClassVar[bool] = False
+    has_budget: ClassVar[bool] = True
+    reads: ClassVar[tuple[str, ...]] = ()
 
+    def __init__(self, options: MethodOptions) -> None:
+        self.options = options
+
+    @abstractmethod
     def __call__(self, canvas: Canvas) -> Tensor:
         """The protected image before rounding, (1, C, H, W) float in [0, 1]."""
-        ...
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """Largest change (inside, outside) in 8-bit levels, or None where it has no budget."""
+        return (self.options.epsilon, self.options.epsilon_bg) if self.has_budget else None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Its own part of what decides how a picture looks: a value for each key of `reads`."""
+        return {key: getattr(self.options, key.rpartition(".")[2]) for key in self.reads}
+
+    @classmethod
+    def needs_generator(cls, *, has_grid: bool) -> bool:
+        """Whether it needs a generator, for its noise or for the size of its grid.
+
+        Args:
+            has_grid: `noise.grid` is set.
+        """
+        return cls.noise_from != "none" or ("noise.grid" in cls.reads and not has_grid)
 
 
-class ByClass:
+class ByClass(Method):
     """A method that changes the pixels of each class in a way of its own.
 
     Background is a class, void is not (docs/METHOD.md, "6. Evaluation"). There is no bound on a
     pixel's change: what a picture changed by is measured.
     """
 
-    noise_from: NoiseSource = "none"
     needs_classes = True
-    bounds: tuple[float, float] | None = None
+    has_budget = False
+    reads: ClassVar[tuple[str, ...]] = ("noise.psnr", "noise.classes")
     may_exceed = True
     """Whether matching a PSNR may enlarge the change."""
-
-    def __init__(self, options: MethodOptions) -> None:
-        self.options = options
 
     def __call__(self, canvas: Canvas) -> Tensor:
         """Each class's pixels from its own whole picture, then clipped."""

@@ -8,6 +8,7 @@ each class is close to SynPer's idea, but on the noise grid and within the budge
 from __future__ import annotations
 
 from functools import cache
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -32,7 +33,9 @@ than in brightness, so bands of two colours are a better lure."""
 class ClassSign(RandomSign):
     """A code of signs for each class, the same in all images; void pixels stay as they are."""
 
+    title = "a code of signs for each class, the same in all images"
     needs_classes = True
+    reads: ClassVar[tuple[str, ...]] = ("noise.classes", *RandomSign.reads)
 
     def __call__(self, canvas: Canvas) -> Tensor:
         """`clip(image + budget * code of the pixel's class)`."""

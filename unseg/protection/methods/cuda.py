@@ -21,6 +21,7 @@ STRENGTH = 0.3
 class Convolutional(ByClass):
     """The image filtered by the class's kernel and divided by the result's maximum."""
 
+    title = "each class seen through a small random filter of its own"
     may_exceed = False
 
     def of_class(self, canvas: Canvas, label: int) -> Tensor:

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor
 
 from unseg.degrade import jpeg
-from unseg.protection.methods.base import Canvas, MethodOptions, NoiseSource
+from unseg.protection.methods.base import Canvas, Method
 
 
-class JpegOnly:
+class JpegOnly(Method):
     """The image through a JPEG codec and nothing else."""
 
-    noise_from: NoiseSource = "none"
-    needs_classes = False
-    bounds: tuple[float, float] | None = None
-
-    def __init__(self, options: MethodOptions) -> None:
-        self.quality = options.quality
+    title = "JPEG compression and no noise"
+    has_budget = False
+    reads: ClassVar[tuple[str, ...]] = ("output.quality",)
 
     def __call__(self, canvas: Canvas) -> Tensor:
         """The decoded JPEG, at 8 bits."""
         image = canvas.image.expand(-1, 3, -1, -1)
-        return jpeg(image, self.quality)[:, : canvas.image.shape[1]]
+        return jpeg(image, self.options.quality)[:, : canvas.image.shape[1]]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor
 
 from unseg.noise import random_signs
@@ -16,7 +18,9 @@ class RandomSign(UnSeg):
     A trained generator's noise is nearly saturated, so uniform noise would be too weak a control.
     """
 
-    noise_from: NoiseSource = "none"
+    title = "random signs on the generator's grid, drawn anew for each image"
+    noise_from: ClassVar[NoiseSource] = "none"
+    reads: ClassVar[tuple[str, ...]] = ("noise.grid", "noise.channels")
 
     def __call__(self, canvas: Canvas) -> Tensor:
         """`clip(image + budget * signs)`."""
@@ -37,6 +41,8 @@ class RandomSign(UnSeg):
 class FixedSign(RandomSign):
     """One field of signs for all images."""
 
+    title = "one field of random signs for all images"
+
     def signs(self, key: str) -> Tensor:
         """The same for every key."""
         del key
@@ -50,6 +56,9 @@ class TiledSign(RandomSign):
     strided convolutions repeats itself every few cells before it has learnt anything, and a
     pattern that repeats is what a convolution learns first.
     """
+
+    title = "one small tile of random signs, repeated over all images"
+    reads: ClassVar[tuple[str, ...]] = ("noise.tile", *RandomSign.reads)
 
     def signs(self, key: str) -> Tensor:
         """The same for every key; the last tile of a row or column may be cut."""

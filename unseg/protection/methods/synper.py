@@ -28,6 +28,8 @@ class LinearSeparable(ByClass):
     The grid spans the square of side max(H, W) at the top left of the image and is cropped to it.
     """
 
+    title = "linearly separable patches of each class"
+
     def of_class(self, canvas: Canvas, label: int) -> Tensor:
         """The image plus the class's field."""
         height, width = canvas.image.shape[-2:]

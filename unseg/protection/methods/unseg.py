@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
 from unseg.noise import compose
-from unseg.protection.methods.base import Canvas, MethodOptions, NoiseSource
+from unseg.protection.methods.base import Canvas, Method, NoiseSource
 
 
-class UnSeg:
+class UnSeg(Method):
     """The generator's noise, loud inside the region (paper, section 3.3)."""
 
-    noise_from: NoiseSource = "own"
-    needs_classes = False
-
-    def __init__(self, options: MethodOptions) -> None:
-        self.options = options
-        self.bounds: tuple[float, float] | None = (options.epsilon, options.epsilon_bg)
+    title = "the generator's noise, loud inside the region"
+    noise_from: ClassVar[NoiseSource] = "own"
 
     def __call__(self, canvas: Canvas) -> Tensor:
         """`clip(image + budget * noise)`."""
@@ -38,15 +36,19 @@ class UnSeg:
 class Flat(UnSeg):
     """UnSeg noise at the inner budget everywhere: is it the louder object that fools?"""
 
-    def __init__(self, options: MethodOptions) -> None:
-        super().__init__(options)
-        self.bounds = (options.epsilon, options.epsilon)
+    title = "the generator's noise, equally loud everywhere"
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The inner budget, twice."""
+        return (self.options.epsilon, self.options.epsilon)
 
 
 class Shuffled(UnSeg):
     """UnSeg noise made for another image of the list, at this image's budget."""
 
-    noise_from: NoiseSource = "partner"
+    title = "the generator's noise for another image of the list"
+    noise_from: ClassVar[NoiseSource] = "partner"
 
 
 def full_size_noise(noises: Tensor, masks: list[Tensor], *, size: tuple[int, int]) -> Tensor:

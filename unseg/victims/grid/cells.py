@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from unseg.config.evaluate import CLEAN, DENSE_TASKS, EvaluateConfig, MethodConfig
-from unseg.config.generate import CLASS_METHODS, LABEL_METHODS, SIGN_METHODS
 from unseg.config.load import to_dict
 from unseg.io.files import atomic_write, sha256_file
+from unseg.protection.methods import METHODS
 from unseg.victims.networks.weights import MODEL_FILES
 
 INDEX = "index.json"
@@ -91,12 +91,18 @@ def expand(config: EvaluateConfig) -> list[Cell]:
 
 
 def _budgets(method: MethodConfig, written: tuple[str, ...]) -> list[tuple[float, float]]:
-    if method.method in CLASS_METHODS:  # what they change by is their own affair
+    if not has_budget(method):  # what it changes by is its own affair
         return [(0.0, 0.0)]
     if not written:
         return [(method.epsilon, method.epsilon_bg)]
     pairs = [text.split("/") for text in written]
     return [(float(inside), float(outside)) for inside, outside in pairs]
+
+
+def has_budget(method: MethodConfig) -> bool:
+    """Whether a method's change is bounded; of pictures protected before, the grid says by what."""
+    facts = METHODS.get(method.method)
+    return facts is None or facts.has_budget
 
 
 def fingerprint(*parts: Any) -> str:
@@ -150,16 +156,16 @@ class Layout:
         if cell.name in self._index:
             return self.cache_dir / "protected" / self._index[cell.name][1]
         method = self.config.methods[cell.method]
-        has_own_grid = method.method in SIGN_METHODS and "noise.grid" in method.options
-        goes_by_classes = method.method in LABEL_METHODS
-        needs_none = has_own_grid or method.method in CLASS_METHODS
-        generator = method.generator or (None if needs_none else "default")
+        facts = METHODS.get(method.method)  # none for pictures protected before
+        has_grid = "noise.grid" in method.options
+        needs_generator = facts is None or facts.needs_generator(has_grid=has_grid)
+        generator = method.generator or ("default" if needs_generator else None)
         key = fingerprint(
             self.pictures(cell.data).name,
             {**to_dict(method), "epsilon": cell.epsilon, "epsilon_bg": cell.epsilon_bg, "title": 0},
             self._content(generator),
             # These protect two classes where a victim learns two.
-            *([self.config.data[cell.data].task] if goes_by_classes else []),
+            *([self.config.data[cell.data].task] if facts and facts.needs_classes else []),
         )
         name = f"{cell.data}__{cell.method}@{cell.epsilon:g}-{cell.epsilon_bg:g}-{key}"
         return self.cache_dir / "protected" / name

@@ -7,10 +7,14 @@ from pathlib import Path
 
 from unseg.config.dataset import DatasetConfig
 from unseg.config.evaluate import CLEAN, FOLDER, EvaluateConfig
+from unseg.config.typed import choice_message
+from unseg.protection.methods import METHODS
+from unseg.protection.plan import method_problems
 from unseg.utils.errors import UserError
 from unseg.victims.data.defences import parse_defence
 from unseg.victims.data.splits import SPLITS
 from unseg.victims.grid.cells import ASSETS, expand
+from unseg.victims.grid.protected_sets import generation_config
 from unseg.victims.networks.registry import ARCHITECTURES
 
 
@@ -46,6 +50,32 @@ def choice_problems(config: EvaluateConfig) -> Iterator[str]:
                     f"data.{data}.task={task}: victim {name} ({entry.title}) cannot be trained for "
                     f"it; those that can are {fit}"
                 )
+    yield from _method_problems(config)
+
+
+def _method_problems(config: EvaluateConfig) -> Iterator[str]:
+    """Unknown methods, and options that `unseg generate` or the method itself does not read."""
+    for name, method in config.methods.items():
+        if method.method in (CLEAN, FOLDER):
+            continue
+        if method.method not in METHODS:
+            accepted = choice_message(method.method, (*METHODS, FOLDER))
+            yield f"methods.{name}.method={method.method}: {accepted}"
+            continue
+        try:
+            protected = generation_config(
+                method,
+                name=name,
+                budget=(method.epsilon, method.epsilon_bg),
+                task="",
+                dataset=DatasetConfig(format="folder", root="."),
+                folder=Path(),
+                device=config.device,
+            )
+        except UserError as error:
+            yield from str(error).splitlines()
+            continue
+        yield from (f"methods.{name}: {problem}" for problem in method_problems(protected))
 
 
 def missing_roots(config: EvaluateConfig) -> Iterator[str]:
@@ -80,9 +110,11 @@ def _missing_parts(config: EvaluateConfig) -> Iterator[str]:
                 if place is not None and not (Path(dataset.root) / place).exists():
                     yield f"data.{name}.{split}.{key}={place}: not in {dataset.root}"
     for name, method in config.methods.items():
-        generator = method.generator or ("default" if method.method == "unseg" else None)
-        if generator is None or method.method in (CLEAN, FOLDER):
+        facts = METHODS.get(method.method)
+        has_grid = "noise.grid" in method.options
+        if facts is None or not facts.needs_generator(has_grid=has_grid):
             continue
+        generator = method.generator or "default"
         if not Path(generator).is_file() and not (ASSETS / f"{generator}.safetensors").is_file():
             yield f"methods.{name}.generator={generator}: no such file, and no shipped generator"
 

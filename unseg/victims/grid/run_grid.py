@@ -6,28 +6,23 @@ operating system frees the lock of a process that dies, and the next one goes on
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from unseg.config.dataset import DatasetConfig
 from unseg.config.evaluate import CLEAN, FOLDER, EvaluateConfig
-from unseg.config.generate import LABEL_METHODS, GenerateConfig
-from unseg.config.load import from_dict, to_dict, to_yaml
-from unseg.io.files import atomic_write, atomic_write_bytes
+from unseg.config.load import to_yaml
+from unseg.io.files import atomic_write_bytes
 from unseg.io.locks import locked
-from unseg.protection.run import generate
 from unseg.utils.distributed import pick_device
-from unseg.utils.errors import UserError
-from unseg.victims.data.splits import SPLITS, make_pictures, split_config
+from unseg.victims.data.splits import make_pictures
 from unseg.victims.grid.cells import Cell, Layout, expand
 from unseg.victims.grid.preflight import check_grid
+from unseg.victims.grid.protected_sets import make_protected
 from unseg.victims.grid.run_cell import RESULT, STATE, TensorCache, run_cell
 
 _log = logging.getLogger(__name__)
@@ -148,54 +143,3 @@ class _Runner:
         make_pictures(self.config.data[cell.data], self.layout.pictures(cell.data))
         if cell.method != CLEAN and self.config.methods[cell.method].method != FOLDER:
             make_protected(self.config, self.layout, cell)
-
-
-def make_protected(config: EvaluateConfig, layout: Layout, cell: Cell) -> None:
-    """Protect both splits of a cell's data set, unless that is done already."""
-    folder = layout.protected(cell)
-    with locked(folder, wait=True):
-        for split in SPLITS:
-            done = folder / f"{split}.json"
-            if done.exists():
-                continue
-            dataset = split_config(config.data[cell.data], split, layout.pictures(cell.data))
-            _log.info("protect %s: %s", split, folder.name)
-            summary = _protect(config, cell, dataset, folder / split)
-            with atomic_write(done, "w") as file:
-                json.dump(summary, file, indent=1)
-
-
-def _protect(
-    config: EvaluateConfig, cell: Cell, dataset: DatasetConfig, folder: Path
-) -> dict[str, Any]:
-    """Run the protection pipeline over a split; returns how its pictures changed."""
-    method = config.methods[cell.method]
-    values: dict[str, Any] = {
-        "data": to_dict(dataset),
-        "method": method.method,
-        "output": {"dir": str(folder)},
-        "noise": {"epsilon": cell.epsilon, "epsilon_bg": cell.epsilon_bg},
-        "run": {"seed": method.seed, "device": config.device},
-    }
-    if method.generator is not None:
-        values["generator"] = {"path": method.generator}
-    if method.method in LABEL_METHODS and config.data[cell.data].task == "foreground":
-        values["noise"]["classes"] = "region"
-    for key, value in method.options.items():
-        *sections, last = key.split(".")
-        place = values
-        for section in sections:
-            place = place.setdefault(section, {})
-        place[last] = value
-    source = f"methods.{cell.method}"
-    summary = generate(from_dict(GenerateConfig, values, source=source))
-    if summary.failed:
-        key, reason = summary.failures[0]
-        raise UserError(f"{source}: {summary.failed} pictures failed, first {key}: {reason}")
-    return {
-        "rms": summary.rms_mean,
-        "l2": summary.l2_mean,
-        "linf": max(summary.linf_inside, summary.linf_outside),
-        "psnr": summary.psnr_mean,
-        "region_share": summary.region_share_mean,
-    }

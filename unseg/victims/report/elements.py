@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from unseg.config.evaluate import CLEAN, EvaluateConfig
-from unseg.config.generate import CLASS_METHODS
+from unseg.victims.grid.cells import has_budget
 from unseg.victims.networks.registry import ARCHITECTURES
 from unseg.victims.report.aggregate import Key, Spread
 
@@ -77,7 +77,7 @@ def method_title(config: EvaluateConfig, key: Key, with_share: bool = True) -> s
     if key.method == CLEAN:
         return CLEAN
     title = config.methods[key.method].title or key.method
-    if config.methods[key.method].method not in CLASS_METHODS:
+    if has_budget(config.methods[key.method]):
         title += f" {key.epsilon:g}/{key.epsilon_bg:g}"
     elif "noise.psnr" in config.methods[key.method].options:
         title += f" at {config.methods[key.method].options['noise.psnr']:g} dB"
@@ -88,9 +88,7 @@ def method_title(config: EvaluateConfig, key: Key, with_share: bool = True) -> s
 
 def budget_title(config: EvaluateConfig, method: str, epsilon: float, epsilon_bg: float) -> str:
     """Bounds of a method, where it has some."""
-    if config.methods[method].method in CLASS_METHODS:
-        return "its own"
-    return f"{epsilon:g} / {epsilon_bg:g}"
+    return f"{epsilon:g} / {epsilon_bg:g}" if has_budget(config.methods[method]) else "its own"
 
 
 def victim_title(config: EvaluateConfig, name: str) -> str:
