@@ -1,4 +1,4 @@
-"""Every command of README.md runs; `readme_overrides.yaml` makes the long ones tiny."""
+"""Every command of README.md and docs/USAGE.md runs, tiny ones by `readme_overrides.yaml`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import yaml
 from lab_cases import write_lab
 
 ROOT = Path(__file__).resolve().parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [(ROOT / page).read_text(encoding="utf-8") for page in ("README.md", "docs/USAGE.md")]
 OVERRIDES = Path(__file__).with_name("readme_overrides.yaml")
 KEYS = {"append", "instead", "environment", "exit_code", "creates", "elsewhere"}
 ELSEWHERE = (
@@ -33,12 +33,13 @@ HIDDEN = (".git", ".venv", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".hypo
 
 
 def blocks(language: str) -> list[str]:
-    """Contents of the page's fenced blocks of one language."""
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+    """Contents of the pages' fenced blocks of one language."""
+    fence = re.compile(rf"^```{language}\n(.*?)^```", re.DOTALL | re.MULTILINE)
+    return [block for page in PAGES for block in fence.findall(page)]
 
 
 def commands() -> list[str]:
-    """Every command of the page, in order, each on one line."""
+    """Every command of the pages, in order, each on one line."""
     found = []
     for block in blocks("bash"):
         for line in block.replace("\\\n", " ").splitlines():
@@ -78,14 +79,17 @@ def sandbox(tmp_path_factory) -> Path:
 
 
 def test_commands_stand_in_bash_blocks():
-    languages = set(re.findall(r"^```(\w+)", README, re.MULTILINE))
+    languages = set(re.findall(r"^```(\w+)", "\n".join(PAGES), re.MULTILINE))
     assert languages <= {"bash", "text", "python", "yaml", "bibtex", "json"}
-    assert commands(), "README.md has no commands"
+    assert len(commands()) > 3, "the pages have lost their commands"
 
 
-def test_python_examples_compile():
-    for block in blocks("python"):
-        compile(block, "README.md", "exec")
+@pytest.mark.parametrize("example", blocks("python"))
+def test_a_python_example_runs(example, sandbox, monkeypatch):
+    monkeypatch.chdir(sandbox)
+    exec(compile(example, "README.md", "exec"), {})
+    protected, photo = (cv2.imread(name) for name in ("protected.png", "photo.jpg"))
+    assert np.abs(protected.astype(int) - photo).max() == 8
 
 
 def test_every_override_belongs_to_a_command_of_the_page():
