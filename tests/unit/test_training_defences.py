@@ -23,14 +23,13 @@ from unseg.victims.data.defences import (
 )
 from unseg.victims.data.segments import Target
 from unseg.victims.data.tensor_set import VOID, TensorSet
-from unseg.victims.networks.object_victim import ObjectVictim
 from unseg.victims.networks.registry import build_victim
-from unseg.victims.networks.victim import Victim
+from unseg.victims.networks.victim import ObjectVictim, Victim
 from unseg.victims.training.adversarial import STEPS, as_tested, bim
+from unseg.victims.training.class_map_task import ClassMapTask, segmentation_loss
 from unseg.victims.training.ddc_at import ExtraBranch
-from unseg.victims.training.fit import FitState, Scorer, fit
-from unseg.victims.training.loss import segmentation_loss
-from unseg.victims.training.step import TrainingLoss
+from unseg.victims.training.fit import FitState, fit
+from unseg.victims.training.training_loss import TrainingLoss
 from unseg.victims.training.ueraser import erase, plasma
 
 RECIPE = RecipeConfig(image_size=16, epochs=3, batch_size=4, lr=3e-3, scale=(1.0, 1.0))
@@ -89,7 +88,7 @@ def fit_with(
             victim,
             data,
             recipe=replace(RECIPE, epochs=epochs),
-            scorer=Scorer(2),
+            task=ClassMapTask(2),
             validation=None,
             clean_test=data,
             seed=5,
@@ -154,7 +153,7 @@ def test_void_pixels_do_not_steer_the_attack() -> None:
     picture, target = batch()
     target[0, :8] = VOID
     target[1] = VOID
-    training = TrainingLoss(victim, Scorer(2), RECIPE, "adversarial", seed=0)
+    training = TrainingLoss(victim, ClassMapTask(2), RECIPE, "adversarial", seed=0)
     attacked = training.half_attacked(picture, target)
     assert torch.equal(attacked[0, :, :8], picture[0, :, :8])
     assert torch.equal(attacked[1], picture[1])
@@ -164,7 +163,7 @@ def test_void_pixels_do_not_steer_the_attack() -> None:
 @pytest.mark.parametrize("count", [4, 5, 1])
 def test_half_of_each_batch_stays_clean(count: int) -> None:
     picture, target = batch(count)
-    training = TrainingLoss(trained_victim(), Scorer(2), RECIPE, "adversarial", seed=0)
+    training = TrainingLoss(trained_victim(), ClassMapTask(2), RECIPE, "adversarial", seed=0)
     attacked = training.half_attacked(picture, target)
     differs = (attacked != picture).flatten(1).any(1)
     assert differs.tolist() == [i < count // 2 for i in range(count)]
@@ -174,7 +173,9 @@ def test_the_attack_moves_no_running_statistics_and_leaves_the_victim_training()
     victim = tiny_victim().train()
     before = copy.deepcopy(victim.state_dict())
     picture, target = batch()
-    TrainingLoss(victim, Scorer(2), RECIPE, "adversarial", seed=0).half_attacked(picture, target)
+    TrainingLoss(victim, ClassMapTask(2), RECIPE, "adversarial", seed=0).half_attacked(
+        picture, target
+    )
     assert victim.training
     assert all(torch.equal(value, before[name]) for name, value in victim.state_dict().items())
     victim.eval()
@@ -185,7 +186,7 @@ def test_the_attack_moves_no_running_statistics_and_leaves_the_victim_training()
 
 def test_the_extra_branch_learns_the_pixels_whose_prediction_the_attack_changes() -> None:
     victim = trained_victim()
-    training = TrainingLoss(victim, Scorer(2), RECIPE, "ddc_at-0.2", seed=0)
+    training = TrainingLoss(victim, ClassMapTask(2), RECIPE, "ddc_at-0.2", seed=0)
     picture, target = batch()
     attacked = training.half_attacked(picture, target)
     is_changed = training.changed_pixels(picture[:2], attacked[:2])
@@ -290,7 +291,7 @@ def test_a_plasma_spans_its_range_and_is_rougher_where_asked() -> None:
 
 def test_of_several_draws_the_victim_gets_the_one_that_it_finds_hardest() -> None:
     victim, (picture, target) = trained_victim(), batch()
-    training = TrainingLoss(victim, Scorer(2), RECIPE, "ueraser_like-3", seed=0)
+    training = TrainingLoss(victim, ClassMapTask(2), RECIPE, "ueraser_like-3", seed=0)
     chosen = training.erased(picture, target, torch.Generator().manual_seed(1))
     rng = torch.Generator().manual_seed(1)
     draws = [erase(picture, generator=rng) for _ in range(3)]

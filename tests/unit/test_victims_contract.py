@@ -14,7 +14,7 @@ from unseg.utils.errors import UserError
 from unseg.victims.data.tensor_set import as_input, fit_frame
 from unseg.victims.networks.registry import ARCHITECTURES, build_victim
 from unseg.victims.networks.victim import Victim
-from unseg.victims.training.loss import segmentation_loss
+from unseg.victims.training.class_map_task import segmentation_loss
 
 
 def four_scenes(side: int) -> tuple[torch.Tensor, torch.Tensor]:

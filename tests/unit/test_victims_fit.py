@@ -27,8 +27,8 @@ from unseg.victims.data.splits import (
 )
 from unseg.victims.data.tensor_set import VOID, TensorSet, augment
 from unseg.victims.networks.registry import build_victim
-from unseg.victims.training.fit import FitState, Scorer, fit, learning_rate
-from unseg.victims.training.loss import segmentation_loss
+from unseg.victims.training.class_map_task import ClassMapTask, segmentation_loss
+from unseg.victims.training.fit import FitState, fit, learning_rate
 
 RECIPE = RecipeConfig(image_size=16, epochs=4, batch_size=4, lr=3e-3)
 
@@ -60,7 +60,7 @@ def run(state: FitState | None = None, stop: int | None = None, **changes: objec
         fit(
             victim,
             tensor_set(10),
-            scorer=Scorer(2),
+            task=ClassMapTask(2),
             validation=tensor_set(4, 1),
             clean_test=tensor_set(6, 2),
             seed=5,
@@ -220,7 +220,7 @@ def test_pictures_are_reduced_before_protection_and_keep_their_labels(tmp_path: 
     assert framed.native_labels is not None
     assert framed.native_labels[0].shape == (60, 90)
     victim = build_victim("unet_plain", num_classes=2, tiny=True)
-    counts = Scorer(2).count(victim, framed)
+    counts = ClassMapTask(2).count(victim, framed)
     assert int(counts.matrix.sum()) == 3 * 60 * 90  # every native pixel once, no padding
     with pytest.raises(UserError, match=r"no protected picture of 0\.png"):
         load_tensors(half, recipe=RECIPE, task="foreground", protected_root=tmp_path / "made")

@@ -13,9 +13,8 @@ from unseg.utils.errors import UserError
 from unseg.victims.data.label_files import components
 from unseg.victims.data.segments import Frame, segments_of
 from unseg.victims.data.tensor_set import TensorSet, fit_frame
-from unseg.victims.networks.object_victim import ObjectVictim
 from unseg.victims.networks.registry import ARCHITECTURES, build_victim
-from unseg.victims.networks.victim import Victim
+from unseg.victims.networks.victim import ObjectVictim, Victim
 from unseg.victims.training.object_tasks import ObjectTask
 
 CPU = torch.device("cpu")

@@ -31,8 +31,9 @@ from unseg.victims.data.splits import (
     split_config,
 )
 from unseg.victims.data.tensor_set import TensorSet
-from unseg.victims.networks.query_masks import class_scores, instances, panoptic
-from unseg.victims.training.object_tasks import ObjectTask, build_task
+from unseg.victims.grid.run_cell import build_task
+from unseg.victims.networks.mask2former import class_scores, instances, panoptic
+from unseg.victims.training.object_tasks import ObjectTask
 
 
 def queries(seed: int, count: int = 6, classes: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
@@ -281,14 +282,14 @@ def test_an_oracle_scores_one_and_the_floor_lies_below(tmp_path: Path, task: str
     recipe = RecipeConfig(image_size=16, epochs=1, lr=1e-3, score_at="native", eval_batch_size=2)
     dataset = split_config(data, "test", tmp_path)
     loaded = load_tensors(dataset, recipe=recipe, task=task, is_test=True)
-    scorer = build_task(dataset, data, recipe)
-    assert isinstance(scorer, ObjectTask)
+    task = build_task(dataset, data, recipe)
+    assert isinstance(task, ObjectTask)
     oracle = Oracle(loaded)
-    assert scorer.score(oracle, loaded) == pytest.approx(1)
-    details = scorer.details(oracle, loaded)
+    assert task.score(oracle, loaded) == pytest.approx(1)
+    details = task.details(oracle, loaded)
     assert details["score"] == pytest.approx(1)
     assert all(0 <= value <= 1 + 1e-9 for value in details.values())
-    floor = scorer.floor(loaded)
+    floor = task.floor(loaded)
     assert floor == 0 if task != "interactive" else 0.3 < floor < 0.95
 
 

@@ -14,13 +14,24 @@ from typing import Any
 import numpy as np
 import torch
 
-from unseg.config.evaluate import CLEAN, FOLDER, EvaluateConfig
+from unseg.config.dataset import DatasetConfig
+from unseg.config.evaluate import (
+    CLEAN,
+    DENSE_TASKS,
+    FOLDER,
+    DataConfig,
+    EvaluateConfig,
+    RecipeConfig,
+)
+from unseg.data.annotations import build_source
 from unseg.io.files import atomic_write, atomic_write_bytes
 from unseg.utils.seed import derive_seed
 from unseg.victims.data.defences import picture_defence
 from unseg.victims.data.splits import (
     clean_rows,
     load_tensors,
+    num_classes,
+    object_ranks,
     split_config,
     validation_rows,
 )
@@ -28,8 +39,9 @@ from unseg.victims.data.tensor_set import TensorSet
 from unseg.victims.grid.cells import Cell, Layout
 from unseg.victims.networks.registry import build_victim
 from unseg.victims.networks.victim import Victim
-from unseg.victims.training.fit import FitState, Task, fit
-from unseg.victims.training.object_tasks import build_task
+from unseg.victims.training.class_map_task import ClassMapTask, Task
+from unseg.victims.training.fit import FitState, fit
+from unseg.victims.training.object_tasks import ObjectTask
 
 _log = logging.getLogger(__name__)
 RESULT, STATE, EXAMPLES = "result.json", "state.pt", "examples.npz"
@@ -125,6 +137,29 @@ def assemble(cell: Cell, config: EvaluateConfig, cache: TensorCache) -> CellData
     )
 
 
+def build_task(dataset: DatasetConfig, section: DataConfig, recipe: RecipeConfig) -> Task:
+    """The task that a data set is used for.
+
+    Args:
+        dataset: its training split.
+        section: names the task and the classes that the score is a mean over.
+        recipe: says how many pictures are scored at once, and how precisely.
+    """
+    common: dict[str, Any] = {
+        "num_classes": num_classes(dataset, section.task),
+        "task": section.task,
+        "score_classes": section.score_classes,
+        "batch_size": recipe.eval_batch_size,
+        "precision": recipe.precision,
+    }
+    if section.task in DENSE_TASKS:
+        return ClassMapTask(**common)
+    ranks = object_ranks(dataset, section.task) or {}
+    things = frozenset(ranks[i] for i in build_source(dataset).thing_ids if i in ranks)
+    parts = section.test.parts if section.test is not None else ()
+    return ObjectTask(**common, things=things, groups=tuple(part.images for part in parts))
+
+
 def run_cell(
     cell: Cell, config: EvaluateConfig, layout: Layout, cache: TensorCache, device: torch.device
 ) -> dict[str, Any]:
@@ -138,12 +173,12 @@ def run_cell(
     entry = config.victims[cell.victim]
     data = assemble(cell, config, cache)
     dataset = split_config(section, "train", layout.pictures(cell.data))
-    scorer = build_task(dataset, section, entry.recipe)
+    task = build_task(dataset, section, entry.recipe)
     # One cell's weights depend on its seed alone, never on what ran before it in this process.
     torch.manual_seed(derive_seed(cell.seed, "victim weights") % 2**32)
     victim = build_victim(
         entry.arch,
-        num_classes=scorer.num_classes,
+        num_classes=task.num_classes,
         tiny=entry.tiny,
         width=entry.width,
         encoder=entry.encoder,
@@ -158,7 +193,7 @@ def run_cell(
         victim,
         data.train,
         recipe=entry.recipe,
-        scorer=scorer,
+        task=task,
         validation=data.validation,
         clean_test=data.clean_test,
         seed=cell.seed,
@@ -169,18 +204,18 @@ def run_cell(
     )
     result = {
         "cell": asdict(cell),
-        "metric": scorer.metric,
-        "floor": scorer.floor(data.clean_test),
+        "metric": task.metric,
+        "floor": task.floor(data.clean_test),
         "num_train": len(data.train),
         "num_validation": 0 if data.validation is None else len(data.validation),
         "num_test": len(data.clean_test),
         "num_parameters": sum(p.numel() for p in victim.parameters()),
-        "scores": _scores(victim, state, scorer, data),
+        "scores": _scores(victim, state, task, data),
         "curve": state.curve,
         "seconds": round(time.monotonic() - started, 1),
         "device": str(device),
     }
-    _write_examples(folder, victim, scorer, data, config.num_examples)
+    _write_examples(folder, victim, task, data, config.num_examples)
     with atomic_write(folder / RESULT, "w") as file:
         json.dump(result, file, indent=1)
     (folder / STATE).unlink(missing_ok=True)
@@ -188,15 +223,15 @@ def run_cell(
 
 
 def _scores(
-    victim: Victim, state: FitState, scorer: Task, data: CellData
+    victim: Victim, state: FitState, task: Task, data: CellData
 ) -> dict[str, dict[str, Any]]:
     """Scores of the last, the best and the selected epoch; the victim ends as the selected one."""
 
     def both(epoch: int) -> dict[str, Any]:
         scores: dict[str, Any] = {"epoch": epoch}
-        scores["clean_test"] = scorer.details(victim, data.clean_test)
+        scores["clean_test"] = task.details(victim, data.clean_test)
         if data.protected_test is not None:
-            scores["protected_test"] = scorer.details(victim, data.protected_test)
+            scores["protected_test"] = task.details(victim, data.protected_test)
         return scores
 
     last = both(state.epoch)
@@ -241,14 +276,14 @@ class StateSaver:
         return FitState(**values)
 
 
-def _write_examples(folder: Path, victim: Victim, scorer: Task, data: CellData, count: int) -> None:
+def _write_examples(folder: Path, victim: Victim, task: Task, data: CellData, count: int) -> None:
     """Predictions of a few test pictures, for the report; they stay in the run directory."""
     total = len(data.clean_test)
     rows = [total * i // count for i in range(min(count, total))] if count else []
     if not rows:
         return
     chosen = data.clean_test.select(rows)
-    labels, predicted = scorer.label_maps(victim, chosen)
+    labels, predicted = task.label_maps(victim, chosen)
     buffer = io.BytesIO()
     np.savez_compressed(
         buffer,

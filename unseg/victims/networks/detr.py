@@ -12,34 +12,28 @@ import torch
 from torch import Tensor, nn
 
 from unseg.victims.data.segments import Found, Frame, Target
-from unseg.victims.networks.object_victim import ObjectVictim
+from unseg.victims.networks.victim import NetworkOptions, ObjectVictim
 
 _LIMIT = 100
 
 
-def build_deformable_detr(
-    *, num_classes: int, tiny: bool, width: float, pretrained: bool
-) -> nn.Module:
+def build_deformable_detr(options: NetworkOptions) -> nn.Module:
     """Deformable-DETR with box refinement in two stages (Zhu et al., ICLR 2021), on ResNet-50.
 
-    Args:
-        num_classes: C.
-        tiny: the small version for the CPU.
-        width: factor on the channels of encoder and decoder.
-        pretrained: take the backbone's weights from timm (download).
+    Width scales the channels of encoder and decoder; a pretrained backbone comes from timm.
     """
     from transformers import DeformableDetrConfig, DeformableDetrForObjectDetection, ResNetConfig
 
-    hidden = max(1, round((32 if tiny else 256) * width / 32)) * 32
+    hidden = max(1, round((32 if options.tiny else 256) * options.width / 32)) * 32
     arguments: dict[str, Any] = {
-        "num_labels": num_classes,
+        "num_labels": options.num_classes,
         "d_model": hidden,
         "two_stage": True,
         "with_box_refine": True,
         "auxiliary_loss": True,
         "disable_custom_kernels": True,  # they are downloaded when first used
     }
-    if tiny:
+    if options.tiny:
         arguments |= {
             "backbone_config": ResNetConfig(**_tiny_stages(), out_features=_STAGES),
             "encoder_layers": 1,
@@ -58,31 +52,25 @@ def build_deformable_detr(
             "backbone": "resnet50",
             "num_channels": 3,
             "features_only": True,
-            "use_pretrained_backbone": pretrained,
+            "use_pretrained_backbone": options.pretrained,
             "out_indices": [2, 3, 4],
         }
     return DeformableDetrForObjectDetection(DeformableDetrConfig(**arguments))
 
 
-def build_rtdetr(*, num_classes: int, tiny: bool, width: float) -> nn.Module:
-    """RT-DETRv2 (Lv et al., 2024) on its ResNet-50.
-
-    Args:
-        num_classes: C.
-        tiny: the small version for the CPU.
-        width: factor on the channels of encoder and decoder.
-    """
+def build_rtdetr(options: NetworkOptions) -> nn.Module:
+    """RT-DETRv2 (Lv et al., 2024) on its ResNet-50; width scales encoder and decoder."""
     from transformers import RTDetrResNetConfig, RTDetrV2Config, RTDetrV2ForObjectDetection
 
-    hidden = max(1, round((32 if tiny else 256) * width / 32)) * 32
+    hidden = max(1, round((32 if options.tiny else 256) * options.width / 32)) * 32
     arguments: dict[str, Any] = {
-        "num_labels": num_classes,
+        "num_labels": options.num_classes,
         "d_model": hidden,
         "encoder_hidden_dim": hidden,
         "decoder_in_channels": [hidden] * 3,
         "freeze_backbone_batch_norms": False,
     }
-    if tiny:
+    if options.tiny:
         arguments |= {
             "backbone_config": RTDetrResNetConfig(**_tiny_stages(), out_indices=[2, 3, 4]),
             "encoder_in_channels": [16, 24, 32],

@@ -12,19 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from unseg.victims.data.segments import Found, Frame, Target
-from unseg.victims.networks.object_victim import ObjectVictim
+from unseg.victims.networks.victim import NetworkOptions, ObjectVictim
 
 
-def build_maskrcnn(*, num_classes: int, tiny: bool, width: float, pretrained: bool) -> nn.Module:
+def build_mask_rcnn(options: NetworkOptions) -> nn.Module:
     """The network with random weights, or with an ImageNet backbone (download).
 
-    Pictures come normalised, and at the size that they are to have.
-
-    Args:
-        num_classes: C, without the background.
-        tiny: the small version for the CPU: three layers, one level of anchors.
-        width: factor on the channels of the heads' hidden layers (and of the tiny backbone).
-        pretrained: take the backbone's weights from the library.
+    Pictures come normalised, and at the size that they are to have. Width scales the channels of
+    the heads' hidden layers (and of the tiny backbone, which has three layers and one level of
+    anchors); classes are counted without the background.
     """
     from torchvision.models.detection import MaskRCNN
     from torchvision.models.detection.anchor_utils import AnchorGenerator
@@ -33,24 +29,24 @@ def build_maskrcnn(*, num_classes: int, tiny: bool, width: float, pretrained: bo
     from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
     from torchvision.ops.misc import FrozenBatchNorm2d
 
-    if not tiny:
-        hidden = max(8, round(1024 * width))
+    if not options.tiny:
+        hidden = max(8, round(1024 * options.width))
         # As `maskrcnn_resnet50_fpn`, which takes no heads for another number of classes.
         pyramid = resnet_fpn_backbone(
             backbone_name="resnet50",
-            weights="IMAGENET1K_V1" if pretrained else None,
-            norm_layer=FrozenBatchNorm2d if pretrained else nn.BatchNorm2d,
-            trainable_layers=3 if pretrained else 5,
+            weights="IMAGENET1K_V1" if options.pretrained else None,
+            norm_layer=FrozenBatchNorm2d if options.pretrained else nn.BatchNorm2d,
+            trainable_layers=3 if options.pretrained else 5,
         )
         network = MaskRCNN(
             pyramid,
             num_classes=None,
             box_head=TwoMLPHead(pyramid.out_channels * 49, hidden),
-            box_predictor=FastRCNNPredictor(hidden, num_classes + 1),
-            mask_predictor=MaskRCNNPredictor(256, 256, num_classes + 1),
+            box_predictor=FastRCNNPredictor(hidden, options.num_classes + 1),
+            mask_predictor=MaskRCNNPredictor(256, 256, options.num_classes + 1),
         )
         return _unscaled(network)
-    channels = max(8, round(32 * width))
+    channels = max(8, round(32 * options.width))
     network = MaskRCNN(
         _TinyBackbone(channels),
         num_classes=None,
@@ -62,9 +58,9 @@ def build_maskrcnn(*, num_classes: int, tiny: bool, width: float, pretrained: bo
         rpn_batch_size_per_image=64,
         box_batch_size_per_image=32,
         box_head=TwoMLPHead(channels * 49, 64),
-        box_predictor=FastRCNNPredictor(64, num_classes + 1),
+        box_predictor=FastRCNNPredictor(64, options.num_classes + 1),
         mask_head=MaskRCNNHeads(channels, (channels, channels), 1),
-        mask_predictor=MaskRCNNPredictor(channels, channels, num_classes + 1),
+        mask_predictor=MaskRCNNPredictor(channels, channels, options.num_classes + 1),
     )
     return _unscaled(network)
 

@@ -1,4 +1,4 @@
-"""A plain U-Net: a victim of evaluations, and the surrogate of error-minimising noise."""
+"""A plain U-Net, trained from scratch."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from unseg.victims.networks.victim import NetworkOptions
 
 
 def _conv(in_channels: int, out_channels: int) -> list[nn.Module]:
@@ -58,3 +60,9 @@ class PlainUNet(nn.Module):
             x = F.interpolate(narrow(x), skip.shape[-2:], mode="nearest")
             x = block(torch.cat([x, skip], 1))
         return self.head(x)
+
+
+def build_plain_unet(options: NetworkOptions) -> nn.Module:
+    """Width scales every layer."""
+    channels = (8, 16, 32) if options.tiny else (8, 16, 32, 64, 128)
+    return PlainUNet(options.num_classes, [options.scaled(c) for c in channels])

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from unseg.losses import choose_points, mask_losses
 from unseg.victims.data.segments import Found, Frame, Target, mask_boxes
-from unseg.victims.networks.object_victim import ObjectVictim
 from unseg.victims.networks.sam_hq_names import is_official, renamed
+from unseg.victims.networks.victim import NetworkOptions, ObjectVictim
 
 _MAX_PROMPTS = 8
 """Objects of a picture that one step learns from."""
@@ -21,24 +21,21 @@ NEW_PARTS = ("hq_", "compress_vit", "encoder_conv", "encoder_norm", "mask_conv",
 """Words in the names of what SAM-HQ adds to Segment Anything, and alone trains."""
 
 
-def build_sam_hq(*, tiny: bool, width: float, image_size: int) -> nn.Module:
+def build_sam_hq(options: NetworkOptions) -> nn.Module:
     """SAM-HQ on ViT-B with random weights.
 
-    Args:
-        tiny: the small version for the CPU.
-        width: factor on the channels of the tiny version's parts, and on the depth-wise MLPs of
-            the real one's encoder.
-        image_size: side of its square input; a multiple of the patch side (16, tiny 8).
+    Width scales the channels of the tiny version's parts, and the depth-wise MLPs of the real one's
+    encoder. The side of its square input is a multiple of the patch side (16, tiny 8).
     """
     from transformers import SamHQConfig, SamHQModel
 
-    patch = 8 if tiny else 16
-    side = max(patch, image_size // patch * patch)
+    patch = 8 if options.tiny else 16
+    side = max(patch, options.image_size // patch * patch)
     vision: dict[str, Any] = {"image_size": side, "patch_size": patch}
     prompts: dict[str, Any] = {"image_size": side, "patch_size": patch}
     decoder: dict[str, Any] = {}
-    if tiny:
-        hidden = max(1, round(32 * width / 16)) * 16
+    if options.tiny:
+        hidden = max(1, round(32 * options.width / 16)) * 16
         vision |= {
             "hidden_size": hidden,
             "num_hidden_layers": 2,
@@ -57,7 +54,7 @@ def build_sam_hq(*, tiny: bool, width: float, image_size: int) -> nn.Module:
             "vit_dim": hidden,
         }
     else:
-        vision["mlp_ratio"] = 4.0 * width
+        vision["mlp_ratio"] = 4.0 * options.width
     # The library starts the encoder at almost exactly zero, for weights that are then loaded.
     vision["initializer_range"] = 0.02
     config = SamHQConfig(

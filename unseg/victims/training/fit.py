@@ -10,21 +10,18 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from unseg.config.evaluate import RecipeConfig
-from unseg.metrics import ConfusionMatrix, boundary_iou, constant_prediction
 from unseg.utils.seed import torch_generator
 from unseg.victims.data.defences import NO_DEFENCE
-from unseg.victims.data.segments import label_targets
-from unseg.victims.data.tensor_set import VOID, TensorSet, as_input, unfit_logits
-from unseg.victims.networks.object_victim import ObjectVictim
+from unseg.victims.data.tensor_set import TensorSet
 from unseg.victims.networks.victim import Victim
-from unseg.victims.training.loss import autocast, channels_last, segmentation_loss
-from unseg.victims.training.step import TrainingLoss
+from unseg.victims.training.class_map_task import Task
+from unseg.victims.training.training_loss import TrainingLoss
 
 
 @dataclass
@@ -50,154 +47,12 @@ class FitState:
     branch: dict[str, Tensor] = field(default_factory=dict)
 
 
-class Task(Protocol):
-    """What a victim learns and how it is scored; fitting and reports know no more of it."""
-
-    @property
-    def metric(self) -> str:
-        """What tables call the score."""
-        ...
-
-    @property
-    def num_classes(self) -> int:
-        """C, of the victim."""
-        ...
-
-    def loss(self, victim: Any, images: Tensor, target: Any, *, dice: bool) -> Tensor:
-        """Loss on a batch of `TensorSet.batch`."""
-        ...
-
-    def score(self, victim: Any, data: TensorSet) -> float:
-        """The score of a whole set, in [0, 1]."""
-        ...
-
-    def details(self, victim: Any, data: TensorSet) -> dict[str, float]:
-        """All scores of a whole set; `score` is among them."""
-        ...
-
-    def floor(self, test: TensorSet) -> float:
-        """Score of the trivial predictor."""
-        ...
-
-    def label_maps(self, victim: Any, data: TensorSet) -> tuple[Tensor, Tensor]:
-        """Labels and predictions of a few pictures for a figure, (N, S, S) uint8 both."""
-        ...
-
-
-@dataclass(frozen=True)
-class Scorer:
-    """The tasks whose label is a map of classes.
-
-    Attributes:
-        num_classes: C.
-        task: "foreground" (IoU of class 1) or "semantic" (mean IoU).
-        score_classes: the mean runs over these; empty: over all.
-        batch_size: pictures scored at once.
-        precision: "float32" or "bfloat16".
-    """
-
-    num_classes: int
-    task: str = "foreground"
-    score_classes: tuple[int, ...] = ()
-    batch_size: int = 32
-    precision: str = "float32"
-
-    def main(self, counts: ConfusionMatrix) -> float:
-        """The score that tables show."""
-        if self.task == "foreground":
-            return counts.foreground_iou()
-        return counts.mean_iou(self.score_classes or None)
-
-    @property
-    def metric(self) -> str:
-        """What tables call the score."""
-        return "IoU" if self.task == "foreground" else "mIoU"
-
-    def loss(self, victim: Victim, images: Tensor, target: Any, *, dice: bool) -> Tensor:
-        """Loss on pictures (B, 3, S, S) in [0, 1] with labels (B, S, S).
-
-        A victim that learns segments takes each class of a label as one.
-        """
-        with autocast(images.device, self.precision):
-            if isinstance(victim, ObjectVictim):
-                return victim.loss(images, label_targets(target, self.num_classes))
-            logits = victim(images)
-        return segmentation_loss(logits.float(), target, dice=dice)
-
-    def score(self, victim: Victim, data: TensorSet) -> float:
-        """The score that tables show, of a whole set."""
-        return self.main(self.count(victim, data))
-
-    def floor(self, test: TensorSet) -> float:
-        """Score of the predictor that has learnt nothing, the floor of protection.
-
-        0 for foreground IoU; for the mean IoU what calling everything the most frequent class (the
-        background, where there is one) scores.
-        """
-        if self.task == "foreground":
-            return 0.0
-        pixels = test.class_pixels(self.num_classes)
-        return self.main(constant_prediction(pixels, int(pixels.argmax())))
-
-    @torch.no_grad()
-    def label_maps(self, victim: Victim, data: TensorSet) -> tuple[Tensor, Tensor]:
-        """Labels and predictions of a few pictures for a figure, (N, S, S) uint8 both."""
-        victim.eval()
-        predicted = self.predict(victim, data.images).argmax(1).to(torch.uint8).cpu()
-        return data.labels, predicted
-
-    @torch.no_grad()
-    def count(self, victim: Victim, data: TensorSet) -> ConfusionMatrix:
-        """Confusion matrix over a whole set."""
-        counts = ConfusionMatrix(self.num_classes, VOID)
-        for predicted, labels in self._predictions(victim, data):
-            counts.update(predicted, labels)
-        return counts
-
-    @torch.no_grad()
-    def details(self, victim: Victim, data: TensorSet) -> dict[str, float]:
-        """All scores of a set: `score`, `accuracy`, and Dice and boundary IoU of foreground."""
-        counts = ConfusionMatrix(self.num_classes, VOID)
-        borders = []
-        for predicted, labels in self._predictions(victim, data):
-            counts.update(predicted, labels)
-            if self.task == "foreground":
-                counted = labels != VOID
-                found, true = (predicted == 1) & counted, (labels == 1) & counted
-                borders.append(boundary_iou(found[:, None], true[:, None]))
-        scores = {"score": self.main(counts), "accuracy": counts.accuracy()}
-        if self.task == "foreground":
-            scores["dice"] = counts.foreground_dice()
-            scores["boundary_iou"] = float(torch.cat(borders).mean())
-        return scores
-
-    def predict(self, victim: Victim, images: Tensor) -> Tensor:
-        """Logits (B, C, S, S) of pictures (B, 3, S, S) uint8; the victim must be in eval mode."""
-        device = next(victim.parameters()).device
-        with autocast(device, self.precision):
-            return victim(channels_last(as_input(images.to(device)))).float()
-
-    def _predictions(self, victim: Victim, data: TensorSet) -> Any:
-        was_training = victim.training
-        victim.eval()
-        for start in range(0, len(data), self.batch_size):
-            rows = slice(start, start + self.batch_size)
-            logits = self.predict(victim, data.images[rows])
-            if data.native_labels is None:
-                yield logits.argmax(1).cpu(), data.labels[rows]
-                continue
-            for i, label in enumerate(data.native_labels[rows]):
-                native = unfit_logits(logits[i : i + 1], data.extents[start + i], label.shape)
-                yield native.argmax(1).cpu(), torch.from_numpy(label)[None]
-        victim.train(was_training)
-
-
 def fit(
     victim: Victim,
     train: TensorSet,
     *,
     recipe: RecipeConfig,
-    scorer: Task,
+    task: Task,
     validation: TensorSet | None,
     clean_test: TensorSet,
     seed: int,
@@ -212,7 +67,7 @@ def fit(
         victim: on its device, with its initial weights.
         train: pictures to learn from.
         recipe: how.
-        scorer: the task: what is learnt, and how sets are scored.
+        task: what is learnt, and how sets are scored.
         validation: pictures in the state in which they were published, to choose the epoch with;
             None: the last epoch is the selected one.
         clean_test: scored for the curve alone, never for a choice.
@@ -229,7 +84,7 @@ def fit(
     state = state or FitState()
     device = next(victim.parameters()).device
     victim.to(memory_format=torch.channels_last)
-    training = TrainingLoss(victim, scorer, recipe, defence, seed=seed)
+    training = TrainingLoss(victim, task, recipe, defence, seed=seed)
     optimizer = _optimizer(training.modules, recipe)
     if state.epoch:
         victim.load_state_dict(state.victim)
@@ -254,7 +109,7 @@ def fit(
             raise FloatingPointError(f"the loss is {loss} in epoch {epoch + 1}; lower recipe.lr")
         state.epoch = epoch + 1
         if state.epoch % eval_every == 0 or state.epoch == epochs:
-            _score_epoch(victim, state, loss, scorer, validation, clean_test)
+            _score_epoch(victim, state, loss, task, validation, clean_test)
         if on_epoch is not None:
             state.victim, state.optimizer = victim.state_dict(), optimizer.state_dict()
             if training.branch is not None:
@@ -268,14 +123,14 @@ def _score_epoch(
     victim: Victim,
     state: FitState,
     loss: float,
-    scorer: Task,
+    task: Task,
     validation: TensorSet | None,
     clean_test: TensorSet,
 ) -> None:
     row = {"epoch": float(state.epoch), "loss": loss}
-    row["clean_test"] = scorer.score(victim, clean_test)
+    row["clean_test"] = task.score(victim, clean_test)
     if validation is not None and len(validation):
-        row["validation"] = scorer.score(victim, validation)
+        row["validation"] = task.score(victim, validation)
     before = [r.get("validation", -math.inf) for r in state.curve]
     state.curve.append(row)
     # Without a validation split every epoch replaces the last: the last one is selected.

@@ -14,18 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unseg.config.dataset import DatasetConfig
-from unseg.config.evaluate import DENSE_TASKS, DataConfig, RecipeConfig
-from unseg.data.annotations import build_source
 from unseg.metrics import boundary_iou, iou
 from unseg.panoptic_quality import OPEN_GROUND, PanopticQuality
 from unseg.victims.data.segments import Found, Frame, Segments, mask_boxes, paint
-from unseg.victims.data.splits import num_classes, object_ranks
 from unseg.victims.data.tensor_set import VOID, TensorSet, as_input
-from unseg.victims.networks.object_victim import ObjectVictim
+from unseg.victims.networks.victim import ObjectVictim, autocast, channels_last
 from unseg.victims.training.average_precision import AveragePrecision
-from unseg.victims.training.fit import Scorer, Task
-from unseg.victims.training.loss import autocast, channels_last
 
 METRICS = {
     "panoptic": "PQ",
@@ -33,29 +27,6 @@ METRICS = {
     "detection": "box AP",
     "interactive": "mIoU of prompted masks",
 }
-
-
-def build_task(dataset: DatasetConfig, section: DataConfig, recipe: RecipeConfig) -> Task:
-    """The task that a data set is used for.
-
-    Args:
-        dataset: its training split.
-        section: names the task and the classes that the score is a mean over.
-        recipe: says how many pictures are scored at once, and how precisely.
-    """
-    common: dict[str, Any] = {
-        "num_classes": num_classes(dataset, section.task),
-        "task": section.task,
-        "score_classes": section.score_classes,
-        "batch_size": recipe.eval_batch_size,
-        "precision": recipe.precision,
-    }
-    if section.task in DENSE_TASKS:
-        return Scorer(**common)
-    ranks = object_ranks(dataset, section.task) or {}
-    things = frozenset(ranks[i] for i in build_source(dataset).thing_ids if i in ranks)
-    parts = section.test.parts if section.test is not None else ()
-    return ObjectTask(**common, things=things, groups=tuple(part.images for part in parts))
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
-"""What a victim's step learns from: the batch as it is, or under a defence at training time."""
+"""The loss of a training step: of the batch as it is, or under a defence at training time."""
 
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,20 +12,11 @@ from unseg.config.evaluate import RecipeConfig
 from unseg.utils.errors import UserError
 from unseg.victims.data.defences import training_defences
 from unseg.victims.data.tensor_set import VOID
-from unseg.victims.networks.object_victim import ObjectVictim
-from unseg.victims.networks.victim import Victim
+from unseg.victims.networks.victim import ObjectVictim, Victim, autocast, channels_last
 from unseg.victims.training.adversarial import as_tested, bim
+from unseg.victims.training.class_map_task import Task, segmentation_loss
 from unseg.victims.training.ddc_at import ExtraBranch
-from unseg.victims.training.loss import autocast, channels_last, segmentation_loss
 from unseg.victims.training.ueraser import erase
-
-
-class Learnable(Protocol):
-    """The part of a task that a step needs."""
-
-    def loss(self, victim: Any, images: Tensor, target: Any, *, dice: bool) -> Tensor:
-        """Scalar loss on pictures (B, 3, S, S) in [0, 1] and what is learnt from them."""
-        ...
 
 
 class TrainingLoss:
@@ -46,7 +37,7 @@ class TrainingLoss:
     """
 
     def __init__(
-        self, victim: Victim, task: Learnable, recipe: RecipeConfig, defence: str, *, seed: int
+        self, victim: Victim, task: Task, recipe: RecipeConfig, defence: str, *, seed: int
     ) -> None:
         self.victim, self.task = victim, task
         self.precision = recipe.precision
