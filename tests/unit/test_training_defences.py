@@ -22,7 +22,7 @@ from unseg.victims.data.defences import (
     training_defences,
 )
 from unseg.victims.data.segments import Target
-from unseg.victims.data.tensor_set import VOID, TensorSet
+from unseg.victims.data.tensor_set import IGNORED_LABEL, TensorSet
 from unseg.victims.networks.registry import build_victim
 from unseg.victims.networks.victim import ObjectVictim, Victim
 from unseg.victims.training.adversarial import STEPS, as_tested, bim
@@ -151,8 +151,8 @@ def test_void_pixels_do_not_steer_the_attack() -> None:
     torch.manual_seed(0)
     victim = Victim(nn.Conv2d(3, 2, 1), num_classes=2, divisor=1)
     picture, target = batch()
-    target[0, :8] = VOID
-    target[1] = VOID
+    target[0, :8] = IGNORED_LABEL
+    target[1] = IGNORED_LABEL
     training = TrainingLoss(victim, ClassMapTask(2), RECIPE, "adversarial", seed=0)
     attacked = training.half_attacked(picture, target)
     assert torch.equal(attacked[0, :, :8], picture[0, :, :8])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -15,17 +16,12 @@ from unseg.config.dataset import DatasetConfig
 from unseg.config.evaluate import DataConfig, RecipeConfig
 from unseg.data.annotations.base import Annotation, Segment
 from unseg.utils.errors import UserError
+from unseg.victims.data.augment import augment
 from unseg.victims.data.defences import apply_defence, parse_defence
-from unseg.victims.data.splits import (
-    clean_rows,
-    load_tensors,
-    make_pictures,
-    num_classes,
-    split_config,
-    training_label,
-    validation_rows,
-)
-from unseg.victims.data.tensor_set import VOID, TensorSet, augment
+from unseg.victims.data.load import load_tensors, num_classes, training_label
+from unseg.victims.data.mixtures import clean_rows, validation_rows
+from unseg.victims.data.splits import make_pictures, split_config
+from unseg.victims.data.tensor_set import IGNORED_LABEL, TensorSet
 from unseg.victims.networks.registry import build_victim
 from unseg.victims.training.class_map_task import ClassMapTask, segmentation_loss
 from unseg.victims.training.fit import FitState, fit, learning_rate
@@ -101,14 +97,14 @@ def test_a_length_in_steps_is_the_same_training_on_a_set_of_any_size() -> None:
 def test_loss_ignores_void_and_survives_a_batch_without_labels() -> None:
     logits = torch.randn(2, 3, 4, 4, requires_grad=True)
     target = torch.randint(0, 3, (2, 4, 4))
-    target[:, :2] = VOID
+    target[:, :2] = IGNORED_LABEL
     found = segmentation_loss(logits, target)
-    kept = target != VOID
+    kept = target != IGNORED_LABEL
     log_p = logits.log_softmax(1).permute(0, 2, 3, 1)[kept]
     expected = -log_p.gather(1, target[kept][:, None]).mean()
     assert torch.allclose(found, expected)
     for dice in (False, True):
-        nothing = segmentation_loss(logits, torch.full_like(target, VOID), dice=dice)
+        nothing = segmentation_loss(logits, torch.full_like(target, IGNORED_LABEL), dice=dice)
         nothing.backward()
         assert torch.isfinite(nothing)
 
@@ -121,30 +117,31 @@ def test_learning_rate_starts_low_peaks_and_ends_at_zero() -> None:
     assert rates[-1] == pytest.approx(0)
 
 
+def augmented(data: TensorSet, **how: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    images, classes = augment(data, torch.arange(len(data)), device=torch.device("cpu"), **how)
+    assert isinstance(classes, torch.Tensor)
+    return images, classes
+
+
 def test_without_scale_and_flip_the_augmentation_is_the_identity() -> None:
     data = tensor_set(3)
     rng = torch.Generator().manual_seed(0)
-    labels = data.labels.clone()
-    labels[:, 0, 0] = VOID
-    images, classes = augment(
-        data.images, labels, crop=16, scale=(1.0, 1.0), flip=0.0, generator=rng
-    )
+    data.labels[:, 0, 0] = IGNORED_LABEL
+    images, classes = augmented(data, crop=16, scale=(1.0, 1.0), flip=0.0, generator=rng)
     assert torch.allclose(images, data.images.float() / 255, atol=1e-5)
-    assert torch.equal(classes, labels.long())
-    flipped, _ = augment(data.images, labels, crop=16, scale=(1, 1), flip=1.0, generator=rng)
+    assert torch.equal(classes, data.labels.long())
+    flipped, _ = augmented(data, crop=16, scale=(1, 1), flip=1.0, generator=rng)
     assert torch.allclose(flipped, data.images.flip(-1).float() / 255, atol=1e-5)
 
 
 def test_a_shrunken_picture_is_surrounded_by_void_and_a_crop_keeps_pairs_together() -> None:
     data = tensor_set(8)
     rng = torch.Generator().manual_seed(0)
-    _, classes = augment(data.images, data.labels, crop=16, scale=(0.5, 0.5), flip=0, generator=rng)
-    assert ((classes != VOID).flatten(1).sum(1) == 64).all()
-    images, classes = augment(
-        data.images, data.labels, crop=8, scale=(1.0, 2.0), flip=0.5, generator=rng
-    )
+    _, classes = augmented(data, crop=16, scale=(0.5, 0.5), flip=0, generator=rng)
+    assert ((classes != IGNORED_LABEL).flatten(1).sum(1) == 64).all()
+    images, classes = augmented(data, crop=8, scale=(1.0, 2.0), flip=0.5, generator=rng)
     bright = images.mean(1) > 0.4
-    valid = classes != VOID
+    valid = classes != IGNORED_LABEL
     assert (bright == (classes == 1))[valid].float().mean() > 0.9
 
 
@@ -216,7 +213,7 @@ def test_pictures_are_reduced_before_protection_and_keep_their_labels(tmp_path: 
     kept = RecipeConfig(**{**vars(RECIPE), "keep_ratio": True, "score_at": "native"})
     framed = load_tensors(half, recipe=kept, task="foreground", is_test=True)
     assert framed.extents.tolist() == [[11, 16]] * 3
-    assert (framed.labels[:, 11:] == VOID).all()
+    assert (framed.labels[:, 11:] == IGNORED_LABEL).all()
     assert framed.native_labels is not None
     assert framed.native_labels[0].shape == (60, 90)
     victim = build_victim("unet_plain", num_classes=2, tiny=True)

@@ -10,6 +10,7 @@ import torch
 
 from unseg.data.synthetic import Synthetic
 from unseg.utils.errors import UserError
+from unseg.victims.data.augment import augment
 from unseg.victims.data.label_files import components
 from unseg.victims.data.segments import Frame, segments_of
 from unseg.victims.data.tensor_set import TensorSet, fit_frame
@@ -51,8 +52,8 @@ def four_scenes(side: int = 64) -> TensorSet:
 
 
 def as_batch(data: TensorSet) -> tuple[torch.Tensor, Any]:
-    return data.batch(
-        torch.arange(len(data)), crop=data.images.shape[-1], scale=(1, 1), flip=0,
+    return augment(
+        data, torch.arange(len(data)), crop=data.images.shape[-1], scale=(1, 1), flip=0,
         generator=torch.Generator(), device=CPU,
     )  # fmt: skip
 

@@ -12,7 +12,9 @@ from unseg.config.dataset import DatasetConfig
 from unseg.config.evaluate import DataConfig, RecipeConfig, SyntheticConfig
 from unseg.data.annotations import build_source
 from unseg.data.annotations.base import Annotation, Segment
+from unseg.victims.data.augment import augment
 from unseg.victims.data.label_files import LabelWriter, components, label_config
+from unseg.victims.data.load import load_tensors, num_classes, object_ranks
 from unseg.victims.data.segments import (
     Found,
     Frame,
@@ -23,13 +25,7 @@ from unseg.victims.data.segments import (
     paint,
     segments_of,
 )
-from unseg.victims.data.splits import (
-    load_tensors,
-    make_pictures,
-    num_classes,
-    object_ranks,
-    split_config,
-)
+from unseg.victims.data.splits import make_pictures, split_config
 from unseg.victims.data.tensor_set import TensorSet
 from unseg.victims.grid.run_cell import build_task
 from unseg.victims.networks.mask2former import class_scores, instances, panoptic
@@ -194,8 +190,8 @@ def test_an_augmented_batch_moves_objects_with_their_pixels() -> None:
             for m in masks.numpy()
         ),
     )
-    images, targets = data.batch(
-        torch.arange(count), crop=24, scale=(0.7, 1.5), flip=0.5, generator=rng,
+    images, targets = augment(
+        data, torch.arange(count), crop=24, scale=(0.7, 1.5), flip=0.5, generator=rng,
         device=torch.device("cpu"),
     )  # fmt: skip
     assert images.shape == (count, 3, 24, 24)
@@ -274,14 +270,14 @@ class Oracle(torch.nn.Module):
         return answers
 
 
-@pytest.mark.parametrize("task", ["panoptic", "instance", "detection", "interactive"])
-def test_an_oracle_scores_one_and_the_floor_lies_below(tmp_path: Path, task: str) -> None:
+@pytest.mark.parametrize("name", ["panoptic", "instance", "detection", "interactive"])
+def test_an_oracle_scores_one_and_the_floor_lies_below(tmp_path: Path, name: str) -> None:
     scenes = SyntheticConfig(num_train=2, num_test=5, image_size=32)
-    data = DataConfig(synthetic=scenes, task=task)  # type: ignore[arg-type]
+    data = DataConfig(synthetic=scenes, task=name)  # type: ignore[arg-type]
     make_pictures(data, tmp_path)
     recipe = RecipeConfig(image_size=16, epochs=1, lr=1e-3, score_at="native", eval_batch_size=2)
     dataset = split_config(data, "test", tmp_path)
-    loaded = load_tensors(dataset, recipe=recipe, task=task, is_test=True)
+    loaded = load_tensors(dataset, recipe=recipe, task=name, is_test=True)
     task = build_task(dataset, data, recipe)
     assert isinstance(task, ObjectTask)
     oracle = Oracle(loaded)
@@ -290,7 +286,7 @@ def test_an_oracle_scores_one_and_the_floor_lies_below(tmp_path: Path, task: str
     assert details["score"] == pytest.approx(1)
     assert all(0 <= value <= 1 + 1e-9 for value in details.values())
     floor = task.floor(loaded)
-    assert floor == 0 if task != "interactive" else 0.3 < floor < 0.95
+    assert floor == 0 if name != "interactive" else 0.3 < floor < 0.95
 
 
 def test_interactive_scores_are_means_over_data_sets() -> None:

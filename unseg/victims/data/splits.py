@@ -1,28 +1,23 @@
-"""From data sets on the disk to what a victim learns from: published pictures, their labels."""
+"""The splits of a data set: where their clean pictures lie, and writing those that are reduced."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from unseg.config.dataset import DatasetConfig
-from unseg.config.evaluate import DENSE_TASKS, DataConfig, RecipeConfig
+from unseg.config.evaluate import DENSE_TASKS, DataConfig
 from unseg.data.annotations import build_source
-from unseg.data.annotations.base import Annotation, contiguous_classes
-from unseg.io.files import atomic_write_bytes, read_rgb, resolve_inside
+from unseg.io.files import atomic_write_bytes, read_rgb
 from unseg.io.locks import locked
-from unseg.types import VOID_CLASS
 from unseg.utils.errors import UserError
 from unseg.utils.logging import Progress
-from unseg.utils.seed import derive_seed
-from unseg.victims.data.defences import apply_defence
 from unseg.victims.data.label_files import OBJECT_FORMATS, LabelWriter, components, label_config
-from unseg.victims.data.segments import Segments, segments_of
-from unseg.victims.data.tensor_set import VOID, TensorSet, fit_frame, frame_of
+from unseg.victims.data.load import has_open_background, training_label
+from unseg.victims.data.tensor_set import IGNORED_LABEL
 
 if TYPE_CHECKING:
     from unseg.types import Sample
@@ -49,7 +44,7 @@ def split_config(data: DataConfig, split: str, folder: Path) -> DatasetConfig:
             labels="labels",
             class_names=("background", "object"),
             background=(0,),
-            void=(VOID,),
+            void=(IGNORED_LABEL,),
         )
     source = getattr(data, split)
     if data.protect_size is None:
@@ -57,8 +52,8 @@ def split_config(data: DataConfig, split: str, folder: Path) -> DatasetConfig:
     adapter = build_source(source)
     names = [adapter.class_names[i] for i in sorted(adapter.class_names)]
     rank = {class_id: i for i, class_id in enumerate(sorted(adapter.class_names))}
-    shift = int(_has_open_background(source))
-    if len(names) + shift > VOID:
+    shift = int(has_open_background(source))
+    if len(names) + shift > IGNORED_LABEL:
         raise UserError(f"{source.root}: {len(names)} classes do not fit a label of 8 bits")
     background = {rank[i] + shift for i in source.background if i in rank}
     if shift or source.format in ("binary_mask", "folder"):
@@ -71,7 +66,7 @@ def split_config(data: DataConfig, split: str, folder: Path) -> DatasetConfig:
         class_names=tuple(["background"] * shift + names),
         background=tuple(sorted(background)),
         things=tuple(sorted(rank[i] + shift for i in adapter.thing_ids if i in rank)),
-        void=(VOID,),
+        void=(IGNORED_LABEL,),
     )
 
 
@@ -82,11 +77,6 @@ def _keeps_objects(data: DataConfig, split: str) -> bool:
     if data.synthetic is not None:
         return True
     return data.protect_size is not None and getattr(data, split).format in OBJECT_FORMATS
-
-
-def _has_open_background(dataset: DatasetConfig) -> bool:
-    """Whether pixels without an annotation are background rather than void."""
-    return dataset.format == "coco"
 
 
 def make_pictures(data: DataConfig, folder: Path) -> None:
@@ -120,7 +110,7 @@ def _make_split(data: DataConfig, split: str, folder: Path) -> None:
             annotation = source.read(item)
             image = read_rgb(item.image_path, max_pixels=dataset.max_pixels)
             side = data.protect_size
-            frame = frame_of(*annotation.size, long_side=side)
+            frame = _reduced_size(*annotation.size, long_side=side)
             if data.protect_square and side is not None:
                 frame = (side, side)
             label = None
@@ -129,7 +119,7 @@ def _make_split(data: DataConfig, split: str, folder: Path) -> None:
                     annotation,
                     task="semantic",
                     class_ids=class_ids,
-                    open_background=_has_open_background(dataset),
+                    open_background=has_open_background(dataset),
                 )
             else:
                 writer.add(_png(item.key), annotation, frame)
@@ -198,164 +188,9 @@ def _png(key: str) -> str:
     return PurePosixPath(key).with_suffix(".png").as_posix()
 
 
-def training_label(
-    annotation: Annotation, *, task: str, class_ids: Sequence[int], open_background: bool = False
-) -> np.ndarray:
-    """(H, W) uint8 classes that a victim learns, `VOID` where a pixel does not count.
-
-    Args:
-        annotation: of one picture.
-        task: "foreground": 1 on every object, 0 elsewhere; "semantic": rank of the class id.
-        class_ids: the data set's ids in rising order.
-        open_background: pixels of no object are background (class 0, the others one up), not void.
-    """
-    is_void = annotation.class_map == VOID_CLASS
-    if task == "semantic":
-        label = contiguous_classes(annotation.class_map, class_ids)
-        is_void |= label == VOID_CLASS
-        label = label + int(open_background)
-    else:
-        label = np.zeros(annotation.size, np.int32)
-        for segment in annotation.segments:
-            if not segment.is_crowd:
-                label[segment.mask] = 1
-    label[is_void] = 0 if open_background else VOID
-    for segment in annotation.segments:
-        if segment.is_crowd:
-            label[segment.mask] = VOID
-    return label.astype(np.uint8)
-
-
-def load_tensors(
-    dataset: DatasetConfig,
-    *,
-    recipe: RecipeConfig,
-    task: str,
-    protected_root: Path | None = None,
-    defence: str = "none",
-    is_test: bool = False,
-) -> TensorSet:
-    """A whole split, decoded, defended and brought into the victim's frame.
-
-    Args:
-        dataset: the clean pictures and the labels.
-        recipe: gives the frame and where scores are taken.
-        task: of the data section.
-        protected_root: folder of the same pictures after protection, to be read instead.
-        defence: written defence, applied at the pictures' own size.
-        is_test: only those defences that act on test pictures.
-
-    Raises:
-        UserError: a picture or its label is missing, damaged or of another size.
-    """
-    source = build_source(dataset)
-    class_ids = sorted(source.class_names)
-    rank = object_ranks(dataset, task)
-    images, labels, extents, keys = [], [], [], []
-    native: list[np.ndarray] = []
-    segments: list[Segments] = []
-    native_segments: list[Segments] = []
-    for item in source.items():
-        annotation = source.read(item)
-        if not annotation.has_region:
-            raise UserError(f"{item.key}: boxes and points are no labels to train a victim with")
-        label = training_label(
-            annotation,
-            task=task,
-            class_ids=class_ids,
-            open_background=_has_open_background(dataset),
-        )
-        path = item.image_path if protected_root is None else _protected(protected_root, item.key)
-        pixels = read_rgb(path, max_pixels=dataset.max_pixels)
-        if pixels.shape[:2] != label.shape:
-            raise UserError(f"{path}: is {pixels.shape[:2]} (H, W) but its label is {label.shape}")
-        image = torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
-        image = apply_defence(image[None], defence, at_test=is_test)[0]
-        framed, classes, extent = fit_frame(
-            image,
-            torch.from_numpy(label),
-            side=recipe.image_size,
-            keep_ratio=recipe.keep_ratio,
-            antialias=recipe.antialias,
-        )
-        images.append(framed)
-        labels.append(classes)
-        extents.append(torch.tensor(extent))
-        keys.append(item.key)
-        is_native = is_test and recipe.score_at == "native"
-        if task in DENSE_TASKS:
-            native += [label] * is_native
-            continue
-        objects = segments_of(annotation, rank, open_background=_has_open_background(dataset))
-        native_segments += [objects] * is_native
-        segments.append(objects.resized(extent, side=recipe.image_size))
-    if not keys:
-        raise UserError(f"{dataset.root}: no pictures; see `unseg data check`")
-    return TensorSet(
-        images=torch.stack(images),
-        labels=torch.stack(labels),
-        keys=tuple(keys),
-        extents=torch.stack(extents),
-        native_labels=tuple(native) or None,
-        segments=tuple(segments) or None,
-        native_segments=tuple(native_segments) or None,
-    )
-
-
-def num_classes(dataset: DatasetConfig, task: str) -> int:
-    """Classes of a victim."""
-    if task == "foreground":
-        return 2
-    if task not in DENSE_TASKS:
-        ranks = object_ranks(dataset, task)
-        return 1 if ranks is None else len(ranks)
-    return len(build_source(dataset).class_names) + int(_has_open_background(dataset))
-
-
-def object_ranks(dataset: DatasetConfig, task: str) -> dict[int, int] | None:
-    """The victim's class of each class id whose segments it learns.
-
-    Panoptic: all but background; instance and detection: the countable ones, where the data set
-    says which those are. None: any segment is an object (interactive), or the task knows none.
-    """
-    if task == "interactive" or task in DENSE_TASKS:
-        return None
-    source = build_source(dataset)
-    ground = set(dataset.background) | (
-        {0} if dataset.format in ("binary_mask", "folder") else set()
-    )
-    ids = [i for i in sorted(source.class_names) if i not in ground]
-    things = [i for i in ids if i in source.thing_ids]
-    if task != "panoptic" and things:
-        ids = things
-    return {class_id: rank for rank, class_id in enumerate(ids)}
-
-
-def _protected(root: Path, key: str) -> Path:
-    """The protected picture of a key; its suffix may differ, since lossless files may be PNG."""
-    path = resolve_inside(root, key)
-    if path.is_file():
-        return path
-    for suffix in (".png", ".tif", ".tiff", ".bmp", ".webp", ".jpg", ".jpeg"):
-        if path.with_suffix(suffix).is_file():
-            return path.with_suffix(suffix)
-    raise UserError(f"{root}: holds no protected picture of {key}; protect the whole set first")
-
-
-def picture_pairs(dataset: DatasetConfig, protected_root: Path) -> list[tuple[Path, Path]]:
-    """(clean, protected) files of a split."""
-    return [
-        (i.image_path, _protected(protected_root, i.key)) for i in build_source(dataset).items()
-    ]
-
-
-def validation_rows(keys: Sequence[str], share: float) -> list[int]:
-    """Pictures kept back for choosing epochs; they depend on the names alone."""
-    ranked = sorted(range(len(keys)), key=lambda i: derive_seed("validation", keys[i]))
-    return sorted(ranked[: round(share * len(keys))])
-
-
-def clean_rows(keys: Sequence[str], share: float, *, seed: int) -> list[int]:
-    """Pictures that stay clean in a mixture; a larger share contains every smaller one."""
-    ranked = sorted(range(len(keys)), key=lambda i: derive_seed("clean share", seed, keys[i]))
-    return sorted(ranked[: round(share * len(keys))])
+def _reduced_size(height: int, width: int, *, long_side: int | None) -> tuple[int, int]:
+    """Size of a picture whose long side is reduced to `long_side`, never enlarged."""
+    if long_side is None or max(height, width) <= long_side:
+        return height, width
+    scale = long_side / max(height, width)
+    return max(1, math.floor(height * scale + 0.5)), max(1, math.floor(width * scale + 0.5))

@@ -1,11 +1,10 @@
-"""Whole sets of pictures as 8-bit tensors of one size, and their augmentation in batches.
+"""Whole sets of pictures as 8-bit tensors of one size.
 
 Small victims learn faster than a CPU decodes: each picture is decoded and resized once.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unseg.victims.data.segments import Frame, Segments, Target
+from unseg.victims.data.segments import Frame, Segments
 
-VOID = 255
+IGNORED_LABEL = 255
 """Label of pixels that count neither in the loss nor in a score."""
 
 
@@ -27,7 +26,7 @@ class TensorSet:
 
     Attributes:
         images: (N, 3, S, S) uint8 RGB, black where padded.
-        labels: (N, S, S) uint8 classes, `VOID` where padded or not to be counted.
+        labels: (N, S, S) uint8 classes, `IGNORED_LABEL` where padded or not to be counted.
         keys: the data set's own name of each picture.
         extents: (N, 2) int64, height and width of the picture inside its square.
         native_labels: label maps at their own size, where scores are taken there.
@@ -76,42 +75,6 @@ class TensorSet:
             return self
         return replace(self, images=self.images.to(device), labels=self.labels.to(device))
 
-    def batch(
-        self,
-        rows: Tensor,
-        *,
-        crop: int,
-        scale: tuple[float, float],
-        flip: float,
-        generator: torch.Generator,
-        device: torch.device,
-    ) -> tuple[Tensor, Tensor | list[Target]]:
-        """Some pictures, augmented, with what is to be learnt from them (see `augment`).
-
-        Returns:
-            (B, 3, crop, crop) float32 in [0, 1], and (B, crop, crop) int64 classes, or a target a
-            picture where the set has segments.
-        """
-        images = self.images[rows.to(self.images.device)].to(device)
-        grid = crop_grid(
-            len(images), self.images.shape[-1], crop=crop, scale=scale, flip=flip,
-            generator=generator, device=device,
-        )  # fmt: skip
-        if self.segments is None:
-            labels = self.labels[rows.to(self.labels.device)].to(device)
-            return sample_pictures(images, grid), sample_labels(labels, grid)
-        targets = []
-        for row, place in zip(rows.tolist(), grid, strict=True):
-            segments = self.segments[row]
-            kept = ~segments.is_crowd
-            masks = torch.from_numpy(segments.masks()[kept]).to(device)
-            moved = F.grid_sample(
-                masks[None].float(), place[None], mode="nearest", align_corners=False
-            )[0]
-            categories = torch.from_numpy(segments.categories[kept]).to(device)
-            targets.append(Target.of(moved > 0.5, categories))
-        return sample_pictures(images, grid), targets
-
     def scored(self, row: int) -> tuple[Segments, Frame]:
         """The segments of a picture as they are scored, and where they lie in the frame."""
         height, width = (int(v) for v in self.extents[row])
@@ -131,7 +94,7 @@ class TensorSet:
         )
         counts = torch.zeros(num_classes, dtype=torch.int64)
         for part in parts:
-            counts += torch.bincount(part[part != VOID].long(), minlength=num_classes)
+            counts += torch.bincount(part[part != IGNORED_LABEL].long(), minlength=num_classes)
         return counts
 
 
@@ -161,76 +124,7 @@ def fit_frame(
     levels = torch.round(255 * small[0]).clamp(0, 255).to(torch.uint8)
     classes = F.interpolate(label[None, None].float(), size, mode="nearest-exact")[0, 0]
     pad = (0, side - size[1], 0, side - size[0])
-    return F.pad(levels, pad), F.pad(classes.to(torch.uint8), pad, value=VOID), size
-
-
-def augment(
-    images: Tensor,
-    labels: Tensor,
-    *,
-    crop: int,
-    scale: tuple[float, float],
-    flip: float,
-    generator: torch.Generator,
-) -> tuple[Tensor, Tensor]:
-    """A batch flipped, scaled and cropped, each picture on its own.
-
-    The scaled picture is cropped at a uniform place; where it is smaller than the crop, it lies at
-    a uniform place inside it, on black, void around it.
-
-    Args:
-        images: (B, 3, S, S) uint8.
-        labels: (B, S, S) uint8.
-        crop: side of the result.
-        scale: range of the factor on the picture's size.
-        flip: probability of a horizontal flip.
-        generator: CPU random generator.
-
-    Returns:
-        (B, 3, crop, crop) float32 in [0, 1] and (B, crop, crop) int64.
-    """
-    grid = crop_grid(
-        len(images), images.shape[-1], crop=crop, scale=scale, flip=flip, generator=generator,
-        device=images.device,
-    )  # fmt: skip
-    return sample_pictures(images, grid), sample_labels(labels, grid)
-
-
-def crop_grid(
-    batch: int,
-    side: int,
-    *,
-    crop: int,
-    scale: tuple[float, float],
-    flip: float,
-    generator: torch.Generator,
-    device: torch.device,
-) -> Tensor:
-    """Where each pixel of an augmented batch is read: (B, crop, crop, 2), see `augment`."""
-    draw = torch.rand(batch, 4, generator=generator).to(device)
-    factor = scale[0] * (scale[1] / scale[0]) ** draw[:, 0]
-    window = crop / (factor * side)  # share of the picture's side that the crop sees
-    slack = 1 - window
-    theta = torch.zeros(batch, 2, 3, device=device)
-    theta[:, 0, 0] = torch.where(draw[:, 1] < flip, -window, window)
-    theta[:, 1, 1] = window
-    theta[:, 0, 2] = slack * (2 * draw[:, 2] - 1)
-    theta[:, 1, 2] = slack * (2 * draw[:, 3] - 1)
-    return F.affine_grid(theta, [batch, 3, crop, crop], align_corners=False)
-
-
-def sample_pictures(images: Tensor, grid: Tensor) -> Tensor:
-    """Pictures (B, 3, S, S) uint8 read at a grid, black outside: float32 in [0, 1]."""
-    return F.grid_sample(images.float() / 255, grid, mode="bilinear", align_corners=False)
-
-
-def sample_labels(labels: Tensor, grid: Tensor) -> Tensor:
-    """Label maps (B, S, S) uint8 read at a grid, void outside: int64."""
-    # Outside reads as zero: labels are shifted so that zero means void.
-    shifted = labels[:, None].float()
-    shifted = torch.where(shifted == VOID, 0.0, shifted + 1)
-    classes = F.grid_sample(shifted, grid, mode="nearest", align_corners=False)[:, 0].round().long()
-    return torch.where(classes == 0, VOID, classes - 1)
+    return F.pad(levels, pad), F.pad(classes.to(torch.uint8), pad, value=IGNORED_LABEL), size
 
 
 def as_input(images: Tensor) -> Tensor:
@@ -243,11 +137,3 @@ def unfit_logits(logits: Tensor, extent: Tensor, size: tuple[int, int]) -> Tenso
     height, width = (int(v) for v in extent)
     content = logits[..., :height, :width]
     return F.interpolate(content, size, mode="bilinear", align_corners=False)
-
-
-def frame_of(height: int, width: int, *, long_side: int | None) -> tuple[int, int]:
-    """Size of a picture whose long side is reduced to `long_side`, never enlarged."""
-    if long_side is None or max(height, width) <= long_side:
-        return height, width
-    scale = long_side / max(height, width)
-    return max(1, math.floor(height * scale + 0.5)), max(1, math.floor(width * scale + 0.5))

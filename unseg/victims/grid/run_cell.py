@@ -27,14 +27,9 @@ from unseg.data.annotations import build_source
 from unseg.io.files import atomic_write, atomic_write_bytes
 from unseg.utils.seed import derive_seed
 from unseg.victims.data.defences import picture_defence
-from unseg.victims.data.splits import (
-    clean_rows,
-    load_tensors,
-    num_classes,
-    object_ranks,
-    split_config,
-    validation_rows,
-)
+from unseg.victims.data.load import load_tensors, num_classes, object_ranks
+from unseg.victims.data.mixtures import clean_rows, validation_rows
+from unseg.victims.data.splits import split_config
 from unseg.victims.data.tensor_set import TensorSet
 from unseg.victims.grid.cells import Cell, Layout
 from unseg.victims.networks.registry import build_victim

@@ -11,7 +11,8 @@ import numpy as np
 
 from unseg.config.dataset import DatasetConfig
 from unseg.io.files import read_rgb
-from unseg.victims.data.splits import picture_pairs
+from unseg.victims.data.load import picture_pairs
+from unseg.victims.data.tensor_set import IGNORED_LABEL
 
 _COLOURS = ("#202020", "#d1495b", "#2e86ab", "#edae49", "#66a182", "#8d5b9e", "#a05d3a", "#7a7a7a")
 _HISTOGRAM_PICTURES = 40
@@ -72,9 +73,8 @@ def predictions(examples: Mapping[str, Mapping[str, np.ndarray]], *, title: str)
     count = len(first["images"])
     columns = ["picture", "label", *examples]
     figure, axes = _figure(1.5 * len(columns), 1.55 * count + 0.5, rows=count, columns=len(columns))
-    top = max(
-        1, *(int(np.where(e["labels"] == 255, 0, e["labels"]).max()) for e in examples.values())
-    )
+    labels = [np.where(e["labels"] == IGNORED_LABEL, 0, e["labels"]) for e in examples.values()]
+    top = max(1, *(int(label.max()) for label in labels))
     for row in range(count):
         height, width = first["extents"][row]
         tiles = [first["images"][row], first["labels"][row]]
@@ -83,7 +83,7 @@ def predictions(examples: Mapping[str, Mapping[str, np.ndarray]], *, title: str)
             place = axes[row, column]
             shown = tile[:height, :width]
             if shown.ndim == 2:
-                shown = np.ma.masked_equal(shown, 255)
+                shown = np.ma.masked_equal(shown, IGNORED_LABEL)
             place.imshow(shown, cmap="viridis", vmin=0, vmax=top, interpolation="nearest")
             place.set_axis_off()
             if row == 0:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from unseg.metrics import ConfusionMatrix, boundary_iou, constant_prediction
 from unseg.victims.data.segments import label_targets
-from unseg.victims.data.tensor_set import VOID, TensorSet, as_input, unfit_logits
+from unseg.victims.data.tensor_set import IGNORED_LABEL, TensorSet, as_input, unfit_logits
 from unseg.victims.networks.victim import ObjectVictim, Victim, autocast, channels_last
 
 
@@ -114,7 +114,7 @@ class ClassMapTask:
     @torch.no_grad()
     def count(self, victim: Victim, data: TensorSet) -> ConfusionMatrix:
         """Confusion matrix over a whole set."""
-        counts = ConfusionMatrix(self.num_classes, VOID)
+        counts = ConfusionMatrix(self.num_classes, IGNORED_LABEL)
         for predicted, labels in self._predictions(victim, data):
             counts.update(predicted, labels)
         return counts
@@ -122,12 +122,12 @@ class ClassMapTask:
     @torch.no_grad()
     def details(self, victim: Victim, data: TensorSet) -> dict[str, float]:
         """All scores of a set: `score`, `accuracy`, and Dice and boundary IoU of foreground."""
-        counts = ConfusionMatrix(self.num_classes, VOID)
+        counts = ConfusionMatrix(self.num_classes, IGNORED_LABEL)
         borders = []
         for predicted, labels in self._predictions(victim, data):
             counts.update(predicted, labels)
             if self.task == "foreground":
-                counted = labels != VOID
+                counted = labels != IGNORED_LABEL
                 found, true = (predicted == 1) & counted, (labels == 1) & counted
                 borders.append(boundary_iou(found[:, None], true[:, None]))
         scores = {"score": self.main(counts), "accuracy": counts.accuracy()}
@@ -162,19 +162,19 @@ def segmentation_loss(logits: Tensor, target: Tensor, *, dice: bool = False) -> 
 
     Args:
         logits: (B, C, H, W).
-        target: (B, H, W) int64, `VOID` where nothing counts.
+        target: (B, H, W) int64, `IGNORED_LABEL` where nothing counts.
         dice: add `1 - mean Dice` over the classes but the first, sums running over the batch.
 
     Returns:
         Scalar; 0 (with a gradient of 0) where nothing counts at all.
     """
-    counted = (target != VOID).float()
-    per_pixel = F.cross_entropy(logits, target, ignore_index=VOID, reduction="none")
+    counted = (target != IGNORED_LABEL).float()
+    per_pixel = F.cross_entropy(logits, target, ignore_index=IGNORED_LABEL, reduction="none")
     loss = per_pixel.sum() / counted.sum().clamp(min=1)
     if not dice:
         return loss
     probabilities = logits.softmax(1) * counted[:, None]
-    classes = torch.where(target == VOID, 0, target)
+    classes = torch.where(target == IGNORED_LABEL, 0, target)
     truth = F.one_hot(classes, logits.shape[1]).permute(0, 3, 1, 2) * counted[:, None]
     overlap = (probabilities * truth).sum((0, 2, 3))[1:]
     sizes = (probabilities.sum((0, 2, 3)) + truth.sum((0, 2, 3)))[1:]

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from unseg.config.evaluate import RecipeConfig
 from unseg.utils.seed import torch_generator
+from unseg.victims.data.augment import augment
 from unseg.victims.data.defences import NO_DEFENCE
 from unseg.victims.data.tensor_set import TensorSet
 from unseg.victims.networks.victim import Victim
@@ -164,7 +165,8 @@ def _epoch(
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(recipe, (epoch * steps + step) / (epochs * steps))
         rows = order[step * recipe.batch_size : (step + 1) * recipe.batch_size]
-        picture, target = train.batch(
+        picture, target = augment(
+            train,
             rows,
             crop=recipe.crop or recipe.image_size,
             scale=recipe.scale,

@@ -17,7 +17,7 @@ from torch import Tensor
 from unseg.metrics import boundary_iou, iou
 from unseg.panoptic_quality import OPEN_GROUND, PanopticQuality
 from unseg.victims.data.segments import Found, Frame, Segments, mask_boxes, paint
-from unseg.victims.data.tensor_set import VOID, TensorSet, as_input
+from unseg.victims.data.tensor_set import IGNORED_LABEL, TensorSet, as_input
 from unseg.victims.networks.victim import ObjectVictim, autocast, channels_last
 from unseg.victims.training.average_precision import AveragePrecision
 
@@ -103,14 +103,14 @@ class ObjectTask:
     def label_maps(self, victim: ObjectVictim, data: TensorSet) -> tuple[Tensor, Tensor]:
         """Objects of a few pictures in a figure's colours: label and prediction, (N, S, S) uint8.
 
-        0 where there is nothing, then a number for each segment, `VOID` where nothing counts.
+        0 where nothing is, then a number for each segment, `IGNORED_LABEL` where nothing counts.
         """
         frame = TensorSet(data.images, data.labels, data.keys, data.extents, segments=data.segments)
         labels, predicted = [], []
         for _, truth, found in self._found(victim, frame):
             masks = truth.masks()
             label = paint(masks, _colours(len(masks)))
-            label[truth.void_mask()] = VOID
+            label[truth.void_mask()] = IGNORED_LABEL
             labels.append(np.maximum(label, 0).astype(np.uint8))
             sure = found.scores > 0.5
             masks = (found.masks if found.masks is not None else _filled(found.boxes, truth.size))[

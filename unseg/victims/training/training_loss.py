@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from unseg.config.evaluate import RecipeConfig
 from unseg.utils.errors import UserError
 from unseg.victims.data.defences import training_defences
-from unseg.victims.data.tensor_set import VOID
+from unseg.victims.data.tensor_set import IGNORED_LABEL
 from unseg.victims.networks.victim import ObjectVictim, Victim, autocast, channels_last
 from unseg.victims.training.adversarial import as_tested, bim
 from unseg.victims.training.class_map_task import Task, segmentation_loss
@@ -70,7 +70,7 @@ class TrainingLoss:
 
         Args:
             picture: (B, 3, H, W) float in [0, 1].
-            target: (B, H, W) int64, `VOID` where nothing counts; or a target a picture.
+            target: (B, H, W) int64, `IGNORED_LABEL` where nothing counts; or a target a picture.
             rng: CPU random generator.
         """
         if self.num_erasings:
@@ -126,8 +126,8 @@ class TrainingLoss:
             branch_logits = self.branch((picture.shape[-2], picture.shape[-1])).float()
         total, pixels = logits.new_zeros(()), logits.new_zeros(())
         for found, foreign in ((logits, is_changed), (branch_logits, ~is_changed)):
-            part = target.masked_fill(foreign, VOID)
-            count_of_part = (part != VOID).sum()
+            part = target.masked_fill(foreign, IGNORED_LABEL)
+            count_of_part = (part != IGNORED_LABEL).sum()
             # Each pixel weighs the same, whichever branch learns it.
             total = total + count_of_part * segmentation_loss(found, part, dice=self.has_dice)
             pixels = pixels + count_of_part

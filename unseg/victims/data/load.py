@@ -1,0 +1,176 @@
+"""From published pictures and labels on the disk to the tensors that a victim learns from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from unseg.config.dataset import DatasetConfig
+from unseg.config.evaluate import DENSE_TASKS, RecipeConfig
+from unseg.data.annotations import build_source
+from unseg.data.annotations.base import Annotation, contiguous_classes
+from unseg.io.files import read_rgb, resolve_inside
+from unseg.types import VOID_CLASS
+from unseg.utils.errors import UserError
+from unseg.victims.data.defences import apply_defence
+from unseg.victims.data.segments import Segments, segments_of
+from unseg.victims.data.tensor_set import IGNORED_LABEL, TensorSet, fit_frame
+
+
+def training_label(
+    annotation: Annotation, *, task: str, class_ids: Sequence[int], open_background: bool = False
+) -> np.ndarray:
+    """(H, W) uint8 classes that a victim learns, `IGNORED_LABEL` where a pixel does not count.
+
+    Args:
+        annotation: of one picture.
+        task: "foreground": 1 on every object, 0 elsewhere; "semantic": rank of the class id.
+        class_ids: the data set's ids in rising order.
+        open_background: pixels of no object are background (class 0, the others one up), not void.
+    """
+    is_void = annotation.class_map == VOID_CLASS
+    if task == "semantic":
+        label = contiguous_classes(annotation.class_map, class_ids)
+        is_void |= label == VOID_CLASS
+        label = label + int(open_background)
+    else:
+        label = np.zeros(annotation.size, np.int32)
+        for segment in annotation.segments:
+            if not segment.is_crowd:
+                label[segment.mask] = 1
+    label[is_void] = 0 if open_background else IGNORED_LABEL
+    for segment in annotation.segments:
+        if segment.is_crowd:
+            label[segment.mask] = IGNORED_LABEL
+    return label.astype(np.uint8)
+
+
+def load_tensors(
+    dataset: DatasetConfig,
+    *,
+    recipe: RecipeConfig,
+    task: str,
+    protected_root: Path | None = None,
+    defence: str = "none",
+    is_test: bool = False,
+) -> TensorSet:
+    """A whole split, decoded, defended and brought into the victim's frame.
+
+    Args:
+        dataset: the clean pictures and the labels.
+        recipe: gives the frame and where scores are taken.
+        task: of the data section.
+        protected_root: folder of the same pictures after protection, to be read instead.
+        defence: written defence, applied at the pictures' own size.
+        is_test: only those defences that act on test pictures.
+
+    Raises:
+        UserError: a picture or its label is missing, damaged or of another size.
+    """
+    source = build_source(dataset)
+    class_ids = sorted(source.class_names)
+    rank = object_ranks(dataset, task)
+    images, labels, extents, keys = [], [], [], []
+    native: list[np.ndarray] = []
+    segments: list[Segments] = []
+    native_segments: list[Segments] = []
+    for item in source.items():
+        annotation = source.read(item)
+        if not annotation.has_region:
+            raise UserError(f"{item.key}: boxes and points are no labels to train a victim with")
+        label = training_label(
+            annotation,
+            task=task,
+            class_ids=class_ids,
+            open_background=has_open_background(dataset),
+        )
+        path = item.image_path if protected_root is None else _protected(protected_root, item.key)
+        pixels = read_rgb(path, max_pixels=dataset.max_pixels)
+        if pixels.shape[:2] != label.shape:
+            raise UserError(f"{path}: is {pixels.shape[:2]} (H, W) but its label is {label.shape}")
+        image = torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
+        image = apply_defence(image[None], defence, at_test=is_test)[0]
+        framed, classes, extent = fit_frame(
+            image,
+            torch.from_numpy(label),
+            side=recipe.image_size,
+            keep_ratio=recipe.keep_ratio,
+            antialias=recipe.antialias,
+        )
+        images.append(framed)
+        labels.append(classes)
+        extents.append(torch.tensor(extent))
+        keys.append(item.key)
+        is_native = is_test and recipe.score_at == "native"
+        if task in DENSE_TASKS:
+            native += [label] * is_native
+            continue
+        objects = segments_of(annotation, rank, open_background=has_open_background(dataset))
+        native_segments += [objects] * is_native
+        segments.append(objects.resized(extent, side=recipe.image_size))
+    if not keys:
+        raise UserError(f"{dataset.root}: no pictures; see `unseg data check`")
+    return TensorSet(
+        images=torch.stack(images),
+        labels=torch.stack(labels),
+        keys=tuple(keys),
+        extents=torch.stack(extents),
+        native_labels=tuple(native) or None,
+        segments=tuple(segments) or None,
+        native_segments=tuple(native_segments) or None,
+    )
+
+
+def has_open_background(dataset: DatasetConfig) -> bool:
+    """Whether pixels without an annotation are background rather than void."""
+    return dataset.format == "coco"
+
+
+def num_classes(dataset: DatasetConfig, task: str) -> int:
+    """Classes of a victim."""
+    if task == "foreground":
+        return 2
+    if task not in DENSE_TASKS:
+        ranks = object_ranks(dataset, task)
+        return 1 if ranks is None else len(ranks)
+    return len(build_source(dataset).class_names) + int(has_open_background(dataset))
+
+
+def object_ranks(dataset: DatasetConfig, task: str) -> dict[int, int] | None:
+    """The victim's class of each class id whose segments it learns.
+
+    Panoptic: all but background; instance and detection: the countable ones, where the data set
+    says which those are. None: any segment is an object (interactive), or the task knows none.
+    """
+    if task == "interactive" or task in DENSE_TASKS:
+        return None
+    source = build_source(dataset)
+    ground = set(dataset.background) | (
+        {0} if dataset.format in ("binary_mask", "folder") else set()
+    )
+    ids = [i for i in sorted(source.class_names) if i not in ground]
+    things = [i for i in ids if i in source.thing_ids]
+    if task != "panoptic" and things:
+        ids = things
+    return {class_id: rank for rank, class_id in enumerate(ids)}
+
+
+def _protected(root: Path, key: str) -> Path:
+    """The protected picture of a key; its suffix may differ, since lossless files may be PNG."""
+    path = resolve_inside(root, key)
+    if path.is_file():
+        return path
+    for suffix in (".png", ".tif", ".tiff", ".bmp", ".webp", ".jpg", ".jpeg"):
+        if path.with_suffix(suffix).is_file():
+            return path.with_suffix(suffix)
+    raise UserError(f"{root}: holds no protected picture of {key}; protect the whole set first")
+
+
+def picture_pairs(dataset: DatasetConfig, protected_root: Path) -> list[tuple[Path, Path]]:
+    """(clean, protected) files of a split."""
+    return [
+        (i.image_path, _protected(protected_root, i.key)) for i in build_source(dataset).items()
+    ]
