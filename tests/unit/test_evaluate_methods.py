@@ -22,7 +22,7 @@ from unseg.victims.grid.cells import Cell, Layout, expand
 from unseg.victims.grid.protected_sets import make_protected
 from unseg.victims.grid.run_cell import RESULT
 from unseg.victims.grid.run_grid import run_grid
-from unseg.victims.report.aggregate import Key, Row, Spread
+from unseg.victims.report.aggregate import Key, ScoreRow, Spread
 from unseg.victims.report.elements import Table, budget_title, method_title
 from unseg.victims.report.mixture_section import mixture_section
 
@@ -102,7 +102,7 @@ def test_the_table_of_mixtures_runs_from_none_to_all_clean(tmp_path: Path) -> No
     rows = []
     for cell in expand(config):
         score = 0.75 if cell.method == "clean" else scores[cell.clean_share]
-        row = Row(Key.of(cell), selected=Spread(score, None, 1), clean=Spread(0.75, None, 1))
+        row = ScoreRow(Key.of(cell), selected=Spread(score, None, 1), clean=Spread(0.75, None, 1))
         if cell.clean_share and not cell.is_twin:
             row.clean_part = Spread(0.6, None, 1)
         rows.append(row)

@@ -72,7 +72,7 @@ class Key:
 
 
 @dataclass
-class Row:
+class ScoreRow:
     """One line of a table.
 
     Attributes:
@@ -126,7 +126,7 @@ class Row:
         return marginal_value(self.selected.mean, self.clean_part.mean)
 
 
-def collect(config: EvaluateConfig) -> tuple[list[Row], dict[Key, list[Result]]]:
+def collect(config: EvaluateConfig) -> tuple[list[ScoreRow], dict[Key, list[Result]]]:
     """All rows of a grid in its order, and the results behind each."""
     layout = Layout(config, is_recorded=True)
     results: dict[Key, list[Result]] = {}
@@ -145,8 +145,8 @@ def collect(config: EvaluateConfig) -> tuple[list[Row], dict[Key, list[Result]]]
     return rows, results
 
 
-def _row(key: Key, results: list[Result], expected: int) -> Row:
-    row = Row(key, num_expected=expected)
+def _row(key: Key, results: list[Result], expected: int) -> ScoreRow:
+    row = ScoreRow(key, num_expected=expected)
     if not results:
         return row
 
@@ -179,7 +179,7 @@ def _mean_curve(curves: Iterable[list[dict[str, float]]]) -> list[tuple[int, flo
     return [(epoch, statistics.fmean(values)) for epoch, values in sorted(by_epoch.items())]
 
 
-def _relate(row: Row, by_key: dict[Key, Row], config: EvaluateConfig) -> None:
+def _relate(row: ScoreRow, by_key: dict[Key, ScoreRow], config: EvaluateConfig) -> None:
     """Fill in what a row is measured against."""
     key = row.key
     for defence in (key.defence, "none"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from unseg.config.evaluate import DENSE_TASKS, EvaluateConfig
-from unseg.victims.report.aggregate import Row
+from unseg.victims.report.aggregate import ScoreRow
 from unseg.victims.report.elements import (
     NOTHING,
     Section,
@@ -17,7 +17,7 @@ from unseg.victims.report.elements import (
 )
 
 
-def further_section(rows: list[Row], config: EvaluateConfig) -> Iterator[Section]:
+def all_scores_section(rows: list[ScoreRow], config: EvaluateConfig) -> Iterator[Section]:
     """Nothing where every data set's label is a map of classes."""
     parts: list[Text | Table] = []
     for data in dict.fromkeys(row.key.data for row in rows):

@@ -44,13 +44,13 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A figure."""
+class Figure:
+    """A drawing as PNG bytes."""
 
     name: str
     alt: str
     data: bytes
-    kind: str = "picture"
+    kind: str = "figure"
 
     @property
     def base64(self) -> str:
@@ -67,7 +67,7 @@ class Section:
     """A heading and what stands below it."""
 
     heading: str
-    parts: list[Text | Table | Picture]
+    parts: list[Text | Table | Figure]
 
 
 def method_title(config: EvaluateConfig, key: Key, with_share: bool = True) -> str:

@@ -7,10 +7,10 @@ from typing import Any
 
 from unseg.config.evaluate import CLEAN, EvaluateConfig
 from unseg.victims.report import figures
-from unseg.victims.report.aggregate import Row
+from unseg.victims.report.aggregate import ScoreRow
 from unseg.victims.report.elements import (
     NOTHING,
-    Picture,
+    Figure,
     Section,
     Table,
     Text,
@@ -21,7 +21,7 @@ from unseg.victims.report.elements import (
 )
 
 
-def mixture_section(rows: list[Row], config: EvaluateConfig) -> Iterator[Section]:
+def mixture_section(rows: list[ScoreRow], config: EvaluateConfig) -> Iterator[Section]:
     """Nothing where the grid has no mixture."""
     mixed = [row for row in rows if row.key.clean_share and not row.key.is_twin and row.selected]
     if not mixed:
@@ -36,7 +36,7 @@ def mixture_section(rows: list[Row], config: EvaluateConfig) -> Iterator[Section
         "one. 'Clean part alone' trained on the same clean pictures without the protected ones, "
         "for as many steps."
     )
-    parts: list[Text | Table | Picture] = [Text(note), Table(header, lines, num_text=4)]
+    parts: list[Text | Table | Figure] = [Text(note), Table(header, lines, num_text=4)]
     for data, victim in dict.fromkeys((row.key.data, row.key.victim) for row in mixed):
         lines_of = _mixture_lines(
             [
@@ -53,18 +53,20 @@ def mixture_section(rows: list[Row], config: EvaluateConfig) -> Iterator[Section
                 x_label="share of clean pictures (%)",
                 y_label="clean test (%)",
             )
-            parts.append(Picture(f"mixture_{data}_{victim}", f"mixtures of {data}", picture))
+            parts.append(Figure(f"mixture_{data}_{victim}", f"mixtures of {data}", picture))
     yield Section("Mixtures of clean and protected pictures", parts)
 
 
-def _place(row: Row) -> tuple[Any, ...]:
+def _place(row: ScoreRow) -> tuple[Any, ...]:
     """What the mixtures of one protected set share, then the share."""
     key = row.key
     budget = (key.epsilon, key.epsilon_bg)
     return (key.data, key.victim, key.method, key.defence, budget, key.clean_share)
 
 
-def _mixture_rows(row: Row, rows: list[Row], config: EvaluateConfig) -> Iterator[tuple[str, ...]]:
+def _mixture_rows(
+    row: ScoreRow, rows: list[ScoreRow], config: EvaluateConfig
+) -> Iterator[tuple[str, ...]]:
     """A line for a mixture; its set's first one brings that of 0 %, the last one that of 100 %."""
     family = [r for r in rows if _place(r)[:-1] == _place(row)[:-1] and r.selected]
     family = sorted((r for r in family if not r.key.is_twin), key=_place)
@@ -88,7 +90,9 @@ def _mixture_rows(row: Row, rows: list[Row], config: EvaluateConfig) -> Iterator
         yield (*names, "100 %", percent(row.clean), percent(row.clean), NOTHING)
 
 
-def _mixture_lines(rows: list[Row], config: EvaluateConfig) -> dict[str, list[tuple[float, float]]]:
+def _mixture_lines(
+    rows: list[ScoreRow], config: EvaluateConfig
+) -> dict[str, list[tuple[float, float]]]:
     lines: dict[str, list[tuple[float, float]]] = {}
     clean = next((r for r in rows if r.key.method == CLEAN and not r.key.is_twin), None)
     for row in rows:

@@ -1,17 +1,48 @@
-"""The report of a grid: `report.md` with its figures, and one self-contained `report.html`."""
+"""The report of a grid: its sections, written as `report.md` with figures and as `report.html`."""
 
 from __future__ import annotations
 
+import io
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from unseg.config.evaluate import EvaluateConfig
+import numpy as np
+
+from unseg.config.evaluate import CLEAN, EvaluateConfig
 from unseg.io.files import atomic_write, atomic_write_bytes
 from unseg.utils.errors import UserError
-from unseg.victims.report.aggregate import collect
-from unseg.victims.report.elements import NOTHING, Picture, method_title, victim_title
-from unseg.victims.report.sections import sections
+from unseg.victims.data.splits import split_config
+from unseg.victims.grid.cells import Cell, Layout, expand
+from unseg.victims.grid.run_cell import EXAMPLES, protected_root
+from unseg.victims.report import figures
+from unseg.victims.report.aggregate import Key, ScoreRow, changes, collect
+from unseg.victims.report.all_scores import all_scores_section
+from unseg.victims.report.elements import (
+    NOTHING,
+    Figure,
+    Section,
+    Table,
+    Text,
+    budget_title,
+    method_title,
+    number,
+    percent,
+    victim_title,
+)
+from unseg.victims.report.mixture_section import mixture_section
 
 TEMPLATE = Path(__file__).parents[2] / "assets" / "report.html"
+HOW_TO_READ = (
+    "Victims are trained on pictures as they were published and tested on clean ones: the lower "
+    "the score on clean test, the better the protection. 'selected' is the epoch that is best on a "
+    "validation split in the published state, which is all that a trainer can see; 'best' is the "
+    "epoch that happens to be best on the clean test itself. Protection is (clean - protected) / "
+    "(clean - floor), also clipped to [0, 1]; the floor is what the trivial predictor scores (0 "
+    "for IoU of the foreground); * marks a clean twin without the row's defence. Means and sample "
+    "standard deviations over seeds, in percent. Rows of random_sign and the like are controls: no "
+    "claim counts without them."
+)
 
 
 def write_report(config: EvaluateConfig) -> Path:
@@ -38,7 +69,7 @@ def write_report(config: EvaluateConfig) -> Path:
     for section in found:
         text += [f"## {section.heading}", *(part.markdown() for part in section.parts)]
         for part in section.parts:
-            if isinstance(part, Picture):
+            if isinstance(part, Figure):
                 atomic_write_bytes(run_dir / "figures" / f"{part.name}.png", part.data)
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
@@ -61,3 +92,181 @@ def summary_lines(config: EvaluateConfig) -> list[str]:
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     aligned = ("  ".join(f"{v:<{w}}" for v, w in zip(line, widths, strict=True)) for line in lines)
     return [line.rstrip() for line in aligned]
+
+
+def sections(config: EvaluateConfig) -> Iterator[Section]:
+    """All sections of a grid's report, from whatever cells are done.
+
+    Raises:
+        UserError: no cell has a result yet.
+    """
+    rows, _ = collect(config)
+    if not any(row.selected for row in rows):
+        raise UserError(f"{config.run_dir}: no cell is finished; run unseg evaluate first")
+    missing = sum(row.num_expected - len(row.epochs) for row in rows)
+    parts: list[Text | Table | Figure] = [Text(HOW_TO_READ)]
+    if missing:
+        parts.append(Text(f"{missing} cells of the grid have no result yet."))
+    for data in dict.fromkeys(row.key.data for row in rows):
+        of_data = [row for row in rows if row.key.data == data and row.selected]
+        if of_data:
+            parts.append(Text(f"{data} ({of_data[0].metric})", "heading"))
+            parts.append(_score_table(of_data, config))
+    yield Section("Scores on clean test pictures", parts)
+    yield from all_scores_section(rows, config)
+    yield from _published_section(rows, config)
+    yield from mixture_section(rows, config)
+    yield from _change_section(config)
+    yield from _curve_section(rows, config)
+    yield from _picture_section(config)
+
+
+def _score_table(rows: list[ScoreRow], config: EvaluateConfig) -> Table:
+    header = (
+        "victim", "defence", "training pictures", "selected", "best", "last",
+        "own protected test", "boundary IoU", "protection", "clipped", "epochs", "seeds",
+    )  # fmt: skip
+    lines = []
+    for row in sorted(rows, key=_order):
+        assert row.selected is not None
+        mark = "" if row.is_clean_defended or row.key.method == CLEAN else "*"
+        value = row.protection
+        lines.append(
+            (
+                victim_title(config, row.key.victim),
+                row.key.defence,
+                method_title(config, row.key),
+                row.selected.percent(),
+                percent(row.best),
+                percent(row.last),
+                percent(row.protected_test),
+                percent(row.boundary),
+                number(value, lambda v: f"{v:.3f}") + mark,
+                number(value, lambda v: f"{min(1.0, max(0.0, v)):.3f}") + mark,
+                ", ".join(map(str, row.epochs)),
+                f"{len(row.epochs)}/{row.num_expected}",
+            )
+        )
+    return Table(header, lines, num_text=3)
+
+
+def _order(row: ScoreRow) -> tuple[Any, ...]:
+    key = row.key
+    return (key.victim, key.defence != "none", key.defence, key.clean_share, key.method != CLEAN)
+
+
+def _published_section(rows: list[ScoreRow], config: EvaluateConfig) -> Iterator[Section]:
+    lines = [
+        (
+            row.key.data,
+            victim_title(config, row.key.victim),
+            method_title(config, row.key),
+            percent(row.selected),
+            f"{score:.1f}",
+            source,
+        )
+        for row in rows
+        for score, source in row.published
+    ]
+    if lines:
+        header = ("data", "victim", "training pictures", "ours", "published", "source")
+        yield Section("Beside published numbers", [Table(header, lines, num_text=3)])
+
+
+def _change_section(config: EvaluateConfig) -> Iterator[Section]:
+    lines = [
+        (
+            change.data,
+            config.methods[change.method].title or change.method,
+            budget_title(config, change.method, change.epsilon, change.epsilon_bg),
+            number(change.rms, lambda v: f"{v:.2f}"),
+            number(change.l2, lambda v: f"{v:.2f}"),
+            number(change.linf, lambda v: f"{v:g}"),
+            number(change.psnr, lambda v: f"{v:.1f}"),
+            number(change.region_share, lambda v: f"{100 * v:.1f} %"),
+        )
+        for change in changes(config)
+    ]
+    if lines:
+        header = ("data", "method", "budget", "RMS", "L2", "Linf", "PSNR (dB)", "region")
+        note = (
+            "Measured on the written files, in grey levels of 255 (L2: of values in [0, 1], over a "
+            "whole picture); means but for Linf."
+        )
+        yield Section("How the pictures change", [Text(note), Table(header, lines, num_text=2)])
+
+
+def _curve_section(rows: list[ScoreRow], config: EvaluateConfig) -> Iterator[Section]:
+    parts: list[Text | Table | Figure] = []
+    places = dict.fromkeys((row.key.data, row.key.victim, row.key.defence) for row in rows)
+    for data, victim, defence in places:
+        lines = {
+            method_title(config, row.key): [(epoch, 100 * score) for epoch, score in row.curve]
+            for row in rows
+            if (row.key.data, row.key.victim, row.key.defence) == (data, victim, defence)
+            and not row.key.clean_share
+            and row.curve
+        }
+        if not lines:
+            continue
+        title = f"{data}, {victim_title(config, victim)}"
+        title += "" if defence == "none" else f", defence {defence}"
+        picture = figures.curves(lines, title=title, x_label="epoch", y_label="clean test (%)")
+        name = f"curve_{data}_{victim}_{defence}".replace("+", "_")
+        parts.append(Figure(name, f"clean-test score by epoch, {title}", picture))
+    if parts:
+        yield Section("Clean-test score by epoch", parts)
+
+
+def _picture_section(config: EvaluateConfig) -> Iterator[Section]:
+    layout = Layout(config, is_recorded=True)
+    parts: list[Text | Table | Figure] = []
+    cells = [cell for cell in expand(config) if not cell.clean_share and cell.defence == "none"]
+    for data in dict.fromkeys(cell.data for cell in cells):
+        of_data = [cell for cell in cells if cell.data == data]
+        parts += _histograms(config, layout, data, of_data)
+        section = config.data[data]
+        if not (section.publishable or section.synthetic is not None):
+            parts.append(Text(f"Pictures of {data} are not shown: data.publishable is false."))
+            continue
+        for victim in dict.fromkeys(cell.victim for cell in of_data):
+            parts += _examples(config, layout, [c for c in of_data if c.victim == victim])
+    if parts:
+        yield Section("Pictures and predictions", parts)
+
+
+def _histograms(
+    config: EvaluateConfig, layout: Layout, data: str, cells: Sequence[Cell]
+) -> list[Text | Table | Figure]:
+    roots = {}
+    for cell in cells:
+        root = None if cell.method == CLEAN else protected_root(config, layout, cell, "train")
+        if root is not None and root.is_dir():
+            roots[method_title(config, Key.of(cell))] = root
+    if not roots:
+        return []
+    dataset = split_config(config.data[data], "train", layout.pictures(data))
+    try:
+        picture = figures.histogram(dataset, roots, title=f"pixel values, {data}")
+    except UserError as error:
+        # The cells say so too, where the pictures were needed; the other sections do not need them.
+        return [Text(f"No histogram of {data}: {error}")]
+    return [Figure(f"histogram_{data}", f"histogram of pixel values, {data}", picture)]
+
+
+def _examples(
+    config: EvaluateConfig, layout: Layout, cells: Sequence[Cell]
+) -> list[Text | Table | Figure]:
+    examples: dict[str, dict[str, np.ndarray]] = {}
+    for cell in cells:
+        path = layout.cell(cell) / EXAMPLES
+        name = method_title(config, Key.of(cell))
+        if name not in examples and path.is_file():
+            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
+                examples[name] = {key: stored[key] for key in stored.files}
+    if not examples:
+        return []
+    data, victim = cells[0].data, cells[0].victim
+    title = f"predictions on clean test pictures: {data}, {victim_title(config, victim)}"
+    picture = figures.predictions(examples, title=title)
+    return [Figure(f"predictions_{data}_{victim}", title, picture)]
