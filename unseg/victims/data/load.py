@@ -13,6 +13,7 @@ from unseg.config.evaluate import DENSE_TASKS, RecipeConfig
 from unseg.data.annotations import build_source
 from unseg.data.annotations.base import Annotation, contiguous_classes
 from unseg.io.files import read_rgb, resolve_inside
+from unseg.io.suffixes import PICTURE_SUFFIXES
 from unseg.types import VOID_CLASS
 from unseg.utils.errors import UserError
 from unseg.victims.data.defences import apply_defence
@@ -163,7 +164,7 @@ def _protected(root: Path, key: str) -> Path:
     path = resolve_inside(root, key)
     if path.is_file():
         return path
-    for suffix in (".png", ".tif", ".tiff", ".bmp", ".webp", ".jpg", ".jpeg"):
+    for suffix in PICTURE_SUFFIXES:
         if path.with_suffix(suffix).is_file():
             return path.with_suffix(suffix)
     raise UserError(f"{root}: holds no protected picture of {key}; protect the whole set first")
