@@ -1,16 +1,19 @@
-"""A warm process that forks a run for every line it reads; `test_generate_kills.py` kills them.
+"""A warm process that forks a run for every line it reads; `test_generate_kills.py` uses it.
 
     python generation_worker.py ROOT OUT [key=value ...]
 
-Libraries and the generator are loaded once, so that a run, and its death, costs milliseconds.
+A line is empty or says, as JSON, at which event the run kills itself. Libraries and the generator
+are loaded once, so that a run, and its death, costs milliseconds.
 """
 
+import json
 import os
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from dying import Death, arm  # noqa: E402
 from generate_cases import make_config, saturated_generator  # noqa: E402
 
 from unseg.protection.run import generate  # noqa: E402
@@ -23,15 +26,16 @@ def main() -> None:
     config = make_config(Path(root), Path(out), *overrides)
     generator = saturated_generator()
     print("ready", flush=True)
-    for _ in sys.stdin:
+    for line in sys.stdin:
         child = os.fork()
         if child == 0:
             code = 70
             try:
+                if line.strip():
+                    arm(Death.parse(*json.loads(line)))
                 code = generate(config, generator=generator).exit_code
             finally:
                 os._exit(code)
-        print(child, flush=True)
         _, status = os.waitpid(child, 0)
         print(status, flush=True)
 

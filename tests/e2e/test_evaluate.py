@@ -8,17 +8,18 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import yaml
+from dying import Death
 
 from unseg.commands.evaluate import main as evaluate
 from unseg.commands.report import main as report
 
 pytestmark = pytest.mark.e2e
 
+EPOCHS = 3
 GRID = {
     "device": "cpu",
     "num_threads": 1,
@@ -29,7 +30,7 @@ GRID = {
         "unet": {
             "arch": "unet_plain",
             "tiny": True,
-            "recipe": {"image_size": 32, "epochs": 3, "batch_size": 8, "lr": 0.003},
+            "recipe": {"image_size": 32, "epochs": EPOCHS, "batch_size": 8, "lr": 0.003},
         }
     },
     "grid": [
@@ -60,9 +61,8 @@ def write(folder: Path, **changes: object) -> Path:
     return path
 
 
-def start(path: Path) -> subprocess.Popen[bytes]:
+def start(*command: str) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "unseg.cli", "evaluate", str(path)]
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
 
 
@@ -88,7 +88,7 @@ def test_the_report_holds_every_row_and_the_page_needs_no_other_file(
     assert not re.search(r'(src|href)="(?!data:)', page)
     results = [json.loads(p.read_text()) for p in run.glob("cells/*/result.json")]
     assert len(results) == 6
-    assert all(len(r["curve"]) == 3 for r in results)
+    assert all(len(r["curve"]) == EPOCHS for r in results)
 
     before = {p: p.stat().st_mtime_ns for p in run.glob("cells/*/result.json")}
     assert evaluate([str(path)]) == 0
@@ -106,20 +106,16 @@ def test_killed_at_any_time_and_run_again_by_two_it_gives_the_same_table(
 ) -> None:
     path = write(tmp_path)
     cells = tmp_path / "run" / "cells"
-    process = start(path)
-    deadline = time.monotonic() + 240
-    # Kill in the middle of a cell: one is finished, and another has written its state.
-    while time.monotonic() < deadline and process.poll() is None:
-        if list(cells.glob("*/result.json")) and list(cells.glob("*/state.pt")):
-            break
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    call = ("unseg.cli", "evaluate", str(path))
+    # In the middle of the second cell: a cell writes its state after each epoch.
+    death = Death("state.pt", "named", EPOCHS + 2)
+    assert start(*death.command(*call)).wait() == -signal.SIGKILL
+    assert len(list(cells.glob("*/result.json"))) == len(list(cells.glob("*/state.pt"))) == 1
     assert not (tmp_path / "run" / "report.md").exists()
     # As if it had been killed between writing the result and removing the state, too.
     next(cells.glob("*/result.json")).with_name("state.pt").touch()
-    pair = [start(path), start(path)]
-    assert [p.wait(240) for p in pair] == [0, 0]
+    pair = [start(sys.executable, "-m", *call) for _ in range(2)]
+    assert [p.wait() for p in pair] == [0, 0]
     assert (tmp_path / "run" / "report.md").read_text() == table
     assert not list(cells.glob("*/state.pt"))
 

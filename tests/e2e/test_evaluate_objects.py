@@ -6,12 +6,11 @@ import json
 import os
 import signal
 import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 import yaml
+from dying import Death
 
 from unseg.commands.evaluate import main as evaluate
 
@@ -33,13 +32,10 @@ def test_the_debug_grid_resumes_after_a_kill_and_reports_every_task(
 ) -> None:
     path = write(tmp_path)
     run = tmp_path / "run"
-    command = [sys.executable, "-m", "unseg.cli", "evaluate", str(path)]
+    command = Death("state.pt", "named").command("unseg.cli", "evaluate", str(path))
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
-    while process.poll() is None and not list(run.glob("cells/*/state.pt")):
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    died = subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=False)
+    assert died.returncode == -signal.SIGKILL
     states = {p.parent for p in run.glob("cells/*/state.pt")}
     assert states
 

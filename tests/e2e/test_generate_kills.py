@@ -1,17 +1,17 @@
 """`kill -9` anywhere, then again: the same bytes as an uninterrupted run, and nothing twice."""
 
+import json
 import os
 import random
 import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from dying import Death
 from generate_cases import (
     entries_of,
     make_config,
@@ -27,7 +27,9 @@ from unseg.protection.writing.manifest import TEMPORARY, entries, manifest_files
 
 pytestmark = pytest.mark.e2e
 
-KILLS = 20
+KILLS, NUM_IMAGES = 20, 40
+MOST_DONE = 5
+"""Images that a run may finish before it dies."""
 OPTIONS = ("run.batch_size=2", "output.noise=true")
 
 
@@ -36,7 +38,7 @@ def reference(tmp_path):
     """A set, and what an uninterrupted run makes of it."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    root = make_set(tmp_path / "in", 40)
+    root = make_set(tmp_path / "in", NUM_IMAGES)
     protect_set(root, tmp_path / "whole", *OPTIONS)
     torch.set_num_threads(before)
     return root, tree_bytes(tmp_path / "whole")
@@ -57,23 +59,17 @@ class Worker:
         )
         assert self.process.stdout.readline() == "ready\n"
 
-    def run(self, moment: Callable[[], bool] | None = None) -> bool:
-        """Start a run, kill it once `moment()` is true; returns whether it was killed."""
-        self.process.stdin.write("run\n")
+    def run(self, death: Death | None = None) -> bool:
+        """Run until the end or to this death; returns whether it was killed."""
+        self.process.stdin.write(json.dumps(death.words()) + "\n" if death else "\n")
         self.process.stdin.flush()
-        child = int(self.process.stdout.readline())
-        if moment is not None:
-            deadline = time.monotonic() + 30
-            while not moment() and time.monotonic() < deadline:
-                time.sleep(0.003)
-            os.kill(child, signal.SIGKILL)
         status = int(self.process.stdout.readline())
         assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
         return os.WIFSIGNALED(status)
 
     def close(self) -> None:
         self.process.stdin.close()
-        self.process.wait(timeout=30)
+        self.process.wait()
 
 
 def recorded(out: Path) -> dict[str, dict]:
@@ -87,29 +83,29 @@ def recorded(out: Path) -> dict[str, dict]:
     return found
 
 
-def progress(out: Path) -> int:
-    """Number of images recorded so far, while a run may be moving its files."""
-    try:
-        return len({entry["key"] for path in manifest_files(out) for entry in entries(path)})
-    except FileNotFoundError:
-        return 0
-
-
-def a_moment(out: Path, done: int, rng: random.Random) -> Callable[[], bool]:
-    """A random point of a run: within its start, or a little after some more images."""
-    if rng.random() < 0.25:
-        end = time.monotonic() + rng.uniform(0, 0.3)
-        return lambda: time.monotonic() >= end
-    wanted = min(done + rng.randint(1, 5), 40)
-    rest = rng.uniform(0, 0.02)
-
-    def reached() -> bool:
-        if progress(out) < wanted:
-            return False
-        time.sleep(rest)
-        return True
-
-    return reached
+def some_deaths(rng: random.Random) -> list[Death]:
+    """Twenty: at the ends of a run, at its pictures and at its lines, in a random order."""
+    files = [
+        Death("config.yaml", "whole"),
+        Death("config.yaml", "half"),
+        Death("manifest.jsonl", "half"),
+        Death("manifest.jsonl", "named"),
+        Death("summary.json", "whole"),
+    ]
+    pictures = [
+        Death("*.png", moment, rng.randint(1, MOST_DONE))
+        for moment in ("half", "whole", "named")
+        for _ in range(3)
+    ]
+    lines = [
+        Death("", moment, rng.randint(1, MOST_DONE))
+        for moment in ("line", "torn")
+        for _ in range(3)
+    ]
+    deaths = [*files, *pictures, *lines]
+    rng.shuffle(deaths)
+    assert len(deaths) == KILLS
+    return deaths
 
 
 def check_after_kill(out: Path, expected: dict[str, bytes], times: dict[str, int]) -> int:
@@ -134,28 +130,22 @@ def test_twenty_kills_of_a_warm_worker_change_nothing(tmp_path, reference):
     out = tmp_path / "out"
     worker = Worker(root, out)
     try:
-        rng = random.Random(0)
         times: dict[str, int] = {}
-        done = kills = 0
-        seen = set()
-        for _ in range(3 * KILLS):
-            if kills == KILLS:
-                break
-            kills += worker.run(a_moment(out, done, rng))
-            done = check_after_kill(out, expected, times)
-            seen.add(done)
-            if done == 40 and kills < KILLS:  # finished in spite of the kills: from the start
+        done, seen = 0, set()
+        for death in some_deaths(random.Random(0)):
+            if done + MOST_DONE > NUM_IMAGES:  # too few are left to die at: from the start
                 shutil.rmtree(out)
                 times.clear()
-                done = 0
-        assert kills == KILLS
+            assert worker.run(death), f"it ended before {death}"
+            done = check_after_kill(out, expected, times)
+            seen.add(done)
         assert len(seen) > 5, f"kills hit only these states: {seen}"
         assert not worker.run()
         check_after_kill(out, expected, times)
     finally:
         worker.close()
     assert tree_bytes(out) == expected
-    assert len(entries_of(out)) == 40
+    assert len(entries_of(out)) == NUM_IMAGES
     assert not [p for p in out.rglob("*") if TEMPORARY.fullmatch(p.name) or ".part-" in p.name]
 
 
@@ -171,24 +161,19 @@ def test_three_kills_of_the_whole_command_change_nothing(tmp_path, reference):
         f"generator: {{path: {weights}}}\n"
         "run: {device: cpu, batch_size: 2}\n"
     )
-    command = [sys.executable, "-m", "unseg.cli", "generate", str(config)]
+    call = ("unseg.cli", "generate", str(config))
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    lines_before = 0
-    for _ in range(3):
-        process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 120
-        while process.poll() is None and time.monotonic() < deadline:
-            if progress(out) >= lines_before + 4:
-                process.kill()
-                break
-            time.sleep(0.02)
-        process.wait()
-        lines_before = len(recorded(out))
-    assert subprocess.run(command, env=environment, check=False).returncode == 0
+    deaths = (Death("*.png", "half", 5), Death("", "torn", 4), Death("", "line", 4))
+    for death in deaths:
+        died = subprocess.run(death.command(*call), env=environment, check=False)
+        assert died.returncode == -signal.SIGKILL, f"it ended before {death}"
+    assert 6 < len(recorded(out)) < NUM_IMAGES
+    again = [sys.executable, "-m", *call]
+    assert subprocess.run(again, env=environment, check=False).returncode == 0
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     generate(make_config(root, tmp_path / "again", *OPTIONS, f"generator.path={weights}"))
     torch.set_num_threads(threads)
     assert tree_bytes(out) == tree_bytes(tmp_path / "again")
-    assert len(entries_of(out)) == 40
+    assert len(entries_of(out)) == NUM_IMAGES
     assert not [p for p in out.rglob("*") if TEMPORARY.fullmatch(p.name) or ".part-" in p.name]

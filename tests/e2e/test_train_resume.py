@@ -5,11 +5,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
+from dying import Death, FileMoment
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -36,51 +37,31 @@ OVERRIDES = (
 )
 
 
-def _command(repository: Path, folder: Path, *more: str) -> list[str]:
+def _call(repository: Path, folder: Path, *more: str) -> list[str]:
     config = repository / "configs/train/unseg_vit_b_debug.yaml"
     train = str(repository / "train.py")
-    return [sys.executable, train, str(config), *OVERRIDES, f"output.dir={folder}", *more]
+    return [train, str(config), *OVERRIDES, f"output.dir={folder}", *more]
 
 
-def _environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-
-
-def _run(*command: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        command, capture_output=True, text=True, env=_environment(), timeout=300, check=False
-    )
+def _run(command: Sequence[str]) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
 
 
 def _checkpoints(folder: Path) -> Path:
     return folder / "unseg_vit_b_debug" / "checkpoints"
 
 
-def _kill_after(command: list[str], folder: Path, step: int, number: signal.Signals) -> int:
-    """Start the command and send a signal once the checkpoint of this step is there."""
-    process = subprocess.Popen(
-        command, env=_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
-    wanted = _checkpoints(folder) / f"step_{step:08d}.pt"
-    try:
-        deadline = time.monotonic() + 240
-        while not wanted.exists():
-            assert process.poll() is None, process.stderr.read().decode()
-            assert time.monotonic() < deadline, "no checkpoint in time"
-            time.sleep(0.002)
-        process.send_signal(number)
-        process.communicate(timeout=240)
-    finally:
-        if process.poll() is None:
-            process.kill()
-    return process.returncode
+def _death_at(step: int, moment: FileMoment, number: signal.Signals = signal.SIGKILL) -> Death:
+    """A signal while the checkpoint of this step is written."""
+    return Death(f"step_{step:08d}.pt", moment, number=number)
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory, repository) -> dict:
     """The last checkpoint of a run that nothing disturbed."""
     folder = tmp_path_factory.mktemp("whole")
-    done = _run(*_command(repository, folder))
+    done = _run([sys.executable, *_call(repository, folder)])
     assert done.returncode == 0, done.stderr
     return torch.load(_checkpoints(folder) / f"step_{STEPS:08d}.pt", weights_only=True)
 
@@ -101,18 +82,20 @@ def _assert_same(left, right, path="") -> None:
 
 
 @pytest.mark.parametrize(
-    "step", [1, 2, 3], ids=["in the surrogate's phase", "phase change", "generator, epoch end"]
+    ("death", "last"),
+    [(_death_at(1, "named"), 1), (_death_at(3, "half"), 2), (_death_at(3, "named"), 3)],
+    ids=["in the surrogate's phase", "phase change", "generator, epoch end"],
 )
 def test_kill_9_and_the_same_command_give_bit_identical_weights(
-    tmp_path, repository, uninterrupted, step
+    tmp_path, repository, uninterrupted, death, last
 ):
-    command = _command(repository, tmp_path)
-    assert _kill_after(command, tmp_path, step, signal.SIGKILL) == -signal.SIGKILL
-    last = max(_checkpoints(tmp_path).glob("step_*.pt"))
-    assert last.name < f"step_{STEPS:08d}.pt", "it had ended before it was killed"
-    done = _run(*command)
+    call = _call(repository, tmp_path)
+    died = _run(death.command(*call))
+    assert died.returncode == -signal.SIGKILL, died.stderr
+    assert max(_checkpoints(tmp_path).glob("step_*.pt")).name == f"step_{last:08d}.pt"
+    done = _run([sys.executable, *call])
     assert done.returncode == 0, done.stderr
-    assert "continues at step" in done.stderr
+    assert f"continues at step {last} of {STEPS}" in done.stderr
     resumed = torch.load(_checkpoints(tmp_path) / f"step_{STEPS:08d}.pt", weights_only=True)
     for part in ("generator", "surrogate", "optimizers", "progress", "best"):
         _assert_same(uninterrupted[part], resumed[part], part)
@@ -122,11 +105,12 @@ def test_kill_9_and_the_same_command_give_bit_identical_weights(
 
 
 def test_sigterm_saves_and_exits_130_and_another_method_is_refused(tmp_path, repository):
-    command = _command(repository, tmp_path, "schedule.steps=1000")
-    assert _kill_after(command, tmp_path, 1, signal.SIGTERM) == 130
+    call = _call(repository, tmp_path, "schedule.steps=1000")
+    died = _run(_death_at(1, "named", signal.SIGTERM).command(*call))
+    assert died.returncode == 130, died.stderr
     saved = max(_checkpoints(tmp_path).glob("step_*.pt"))
     assert torch.load(saved, weights_only=True)["progress"]["step"] == int(saved.stem[5:])
-    refused = _run(*command, "noise.epsilon=4", "optim.generator.lr=1e-3")
+    refused = _run([sys.executable, *call, "noise.epsilon=4", "optim.generator.lr=1e-3"])
     assert refused.returncode == 2
     (line,) = refused.stderr.strip().splitlines()
     assert str(saved) in line
