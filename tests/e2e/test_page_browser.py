@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ipaddress
 import shutil
-import time
+import threading
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -72,12 +72,30 @@ def server(tmp_path_factory) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
+def wait_until_gone(server) -> Callable[..., None]:
+    """Waits until the server has closed the windows of these folders."""
+    closed, close = threading.Condition(), server.sessions.close
+
+    def close_and_tell(window: str) -> None:
+        close(window)
+        with closed:
+            closed.notify_all()
+
+    def wait(*folders: Path) -> None:
+        with closed:
+            closed.wait_for(lambda: not any(folder.exists() for folder in folders))
+
+    server.sessions.close = close_and_tell
+    return wait
+
+
+@pytest.fixture(scope="module")
 def pictures(tmp_path_factory) -> dict[str, Path]:
     return make_pictures(tmp_path_factory.mktemp("pictures"))
 
 
 @pytest.fixture
-def open_window(browser, server) -> Iterator[Any]:
+def open_window(browser, server, wait_until_gone) -> Iterator[Any]:
     """Opens windows; at the end every request of theirs must have stayed on this computer."""
     contexts, asked = [], []
 
@@ -95,8 +113,10 @@ def open_window(browser, server) -> Iterator[Any]:
         return page
 
     yield open_one
+    folders = list(server.sessions.folder.glob("window-*"))
     for context in contexts:
         context.close()
+    wait_until_gone(*folders)
     assert asked
     hosts = {urlsplit(url).hostname for url in asked if not url.startswith(("data:", "blob:"))}
     assert hosts == {"127.0.0.1"}
@@ -282,20 +302,23 @@ def test_every_control_is_reachable_in_a_narrow_window(open_window, pictures, tm
 
 
 def test_marks_faster_than_the_server_are_all_taken(open_window, pictures, monkeypatch):
-    def slow(upload: Any) -> Any:
-        time.sleep(1)
+    def held(upload: Any) -> Any:
+        everything_is_drawn.wait()
         return region_of(upload)
 
-    region_of = handlers.region_of
+    region_of, everything_is_drawn = handlers.region_of, threading.Event()
     page = open_window()
     load(page, pictures["plain.png"])
-    monkeypatch.setattr(handlers, "region_of", slow)
-    page.mouse.click(*at(page, 0.5, 0.5))
-    press(page, "Clear marks")
-    press(page, "Box")
-    drag(page, (0.25, 0.25), (0.4, 0.4), (0.6, 0.7))
-    press(page, "Brush")
-    drag(page, (0.6, 0.5), (0.8, 0.5))
+    monkeypatch.setattr(handlers, "region_of", held)
+    try:
+        page.mouse.click(*at(page, 0.5, 0.5))
+        press(page, "Clear marks")
+        press(page, "Box")
+        drag(page, (0.25, 0.25), (0.4, 0.4), (0.6, 0.7))
+        press(page, "Brush")
+        drag(page, (0.6, 0.5), (0.8, 0.5))
+    finally:
+        everything_is_drawn.set()
     mask_text(page, "the inside of your boxes, corrected by your brush")
     page.wait_for_selector(".unseg-layer:not(.unseg-old)[src^=data]")
 
@@ -307,7 +330,7 @@ def leftover(server: Any) -> list[Path]:
 
 
 def test_two_windows_do_not_mix_and_a_closed_one_leaves_nothing(
-    open_window, server, pictures, tmp_path
+    open_window, server, wait_until_gone, pictures, tmp_path
 ):
     first, second = open_window(), open_window()
     load(first, pictures["plain.png"])
@@ -321,15 +344,11 @@ def test_two_windows_do_not_mix_and_a_closed_one_leaves_nothing(
     assert download(second, "Download this result (PNG)", tmp_path).name == "grey.png"
     assert "plain.png" not in second.content()
     first.context.close()
-    deadline = time.monotonic() + 90
-    while gone.exists() and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert not gone.exists()
+    wait_until_gone(gone)
     assert folders - {gone} == set(server.sessions.folder.glob("window-*"))
     second.context.close()
-    while any(files := leftover(server)) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert files == []
+    wait_until_gone(*folders)
+    assert leftover(server) == []
 
 
 def test_real_pictures_go_the_whole_way(open_window, real_data, tmp_path):

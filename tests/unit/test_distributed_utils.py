@@ -55,10 +55,13 @@ def test_two_ranks_sum_gradients_and_count_missing_ones_as_zero():
     ranks = [context.Process(target=check_rank, args=(rank, port)) for rank in range(2)]
     for process in ranks:
         process.start()
-    for process in ranks:
-        process.join(timeout=60)
-        process.kill()
-        process.join()
+    try:
+        for process in ranks:
+            process.join()  # bounded by the timeout of tests alone
+    finally:
+        for process in ranks:
+            process.kill()
+            process.join()
     assert [process.exitcode for process in ranks] == [0, 0]
 
 
