@@ -51,6 +51,7 @@ class SmallMemory(nn.Module):
         self.sizes.append(len(image))
         if len(image) > self.most:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate too much")
+        self.inner.encoder_dtype = self.encoder_dtype
         return self.inner(image, prompts)
 
 
