@@ -18,6 +18,7 @@ from generate_cases import (
 )
 from golden.parity import deterministic
 from PIL import Image
+from real_data_cases import need
 
 from unseg.cli import main
 from unseg.config.generate import GenerateConfig
@@ -229,6 +230,7 @@ def test_the_first_pictures_of_real_sets_are_protected_within_their_budget(
     tmp_path, real_data, name
 ):
     folder, overrides = REAL[name]
+    need(real_data, folder)
     path = next(p for p in CONFIGS if p.stem == name.split()[0])
     config = load_config(
         GenerateConfig,

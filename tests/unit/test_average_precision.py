@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from real_data_cases import need
 
 from unseg.config.dataset import DatasetConfig
 from unseg.data.annotations import build_source
 from unseg.victims.data.segments import Found, Segments, mask_boxes, segments_of
 from unseg.victims.training.average_precision import AveragePrecision
-
-DATA = os.environ.get("UNSEG_DATA")
 
 
 def square(top: int, left: int, side: int, *, frame: int = 40) -> np.ndarray:
@@ -199,10 +198,16 @@ def test_equal_to_the_library_on_a_generated_coco_file(tmp_path: Path) -> None:
     check_against_library(tmp_path, "labels.json", "images", tmp_path, kinds=kinds)
 
 
-@pytest.mark.skipif(DATA is None, reason="set UNSEG_DATA to a folder of real data")
-def test_equal_to_the_library_on_the_coco_subset(tmp_path: Path) -> None:
-    assert DATA is not None
-    file = "annotations/instances_val2017.json"
-    # Boundaries of 964 objects take the library a minute; the generated file has them.
-    kinds = ("segm", "bbox")
-    check_against_library(Path(DATA) / "coco", file, "val2017", tmp_path, kinds=kinds)
+@pytest.mark.slow
+def test_equal_to_the_library_on_real_coco_objects(tmp_path: Path, real_data: Path) -> None:
+    need(real_data, "coco/val2017", "coco/annotations/instances_val2017.json")
+    content = json.loads((real_data / "coco/annotations/instances_val2017.json").read_text())
+    content["images"] = content["images"][:100]
+    chosen = {image["id"] for image in content["images"]}
+    content["annotations"] = [a for a in content["annotations"] if a["image_id"] in chosen]
+    (tmp_path / "some.json").write_text(json.dumps(content))
+    (tmp_path / "images").mkdir()
+    for image in content["images"]:
+        shutil.copy(real_data / "coco/val2017" / image["file_name"], tmp_path / "images")
+    # Boundaries of a thousand objects take the library a minute; the generated file has them.
+    check_against_library(tmp_path, "some.json", "images", tmp_path, kinds=("segm", "bbox"))
