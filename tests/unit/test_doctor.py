@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
+import tomllib
 
 import numpy as np
 import pytest
 from PIL import Image
+from real_data_cases import expected_count
 
 from unseg.commands.doctor import main
 
@@ -43,6 +46,33 @@ def test_an_empty_machine_is_told_what_to_do_about_each_missing_thing(report):
         "docs/DATASETS.md",
     ):
         assert expected in text
+
+
+def test_packages_and_extras_are_those_of_the_installation(report, monkeypatch):
+    monkeypatch.setattr(
+        "importlib.metadata.requires",
+        lambda name: ["numpy>=1.26", "no-such-base", 'pillow>=11; extra == "one"',
+                      'no.such_tool<7,>=6; python_version < "4" and extra == "two"'],
+    )  # fmt: skip
+    lines = [line.strip() for line in report().splitlines()]
+    assert "missing no-such-base -> pip install -e ." in lines
+    assert any(line.startswith("extra [one]: pillow ") for line in lines)
+    assert "extra [two]: missing no.such_tool -> pip install -e '.[two]'" in lines
+
+
+def test_the_extras_of_the_project_file_are_all_reported(report, repository):
+    project = tomllib.loads((repository / "pyproject.toml").read_text())["project"]
+    text = report()
+    for extra in project["optional-dependencies"]:
+        assert f"extra [{extra}]: " in text
+
+
+def test_a_source_tree_without_an_installation_is_named(report, monkeypatch):
+    def absent(name: str) -> None:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr("importlib.metadata.requires", absent)
+    assert "unseg is not installed in this Python" in report()
 
 
 def test_found_weights_come_with_their_checksum(report, tmp_path):
@@ -82,7 +112,13 @@ def test_a_part_with_a_lonely_image_is_named(report, tmp_path):
     assert "a.jpg has no mask" in line
 
 
-def test_real_data_sets_are_found(report, real_data):
-    text = report("--data-root", str(real_data))
-    assert "PASCAL VOC 2012: 586 images" in text
-    assert "Kvasir-SEG: 340 images, 340 masks" in text
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("voc_images", "PASCAL VOC 2012: {count} images"),
+        ("kvasir", "Kvasir-SEG: {count} images, {count} masks"),
+    ],
+)
+def test_real_data_sets_are_found(report, real_data, name, line):
+    wanted = line.format(count=expected_count(real_data, name))
+    assert wanted in report("--data-root", str(real_data))

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
-import importlib.util
 import os
 import platform
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,15 +23,7 @@ from unseg.commands._run import EXIT_DONE, user_errors
 from unseg.io.files import sha256_file
 from unseg.utils.errors import UserError
 
-CORE = (
-    *("torch", "torchvision", "segment-anything", "timm", "numpy", "opencv-python-headless"),
-    *("pillow", "pyyaml", "omegaconf", "safetensors", "tensorboard", "tqdm"),
-)
-EXTRAS = {
-    "eval": ("segmentation-models-pytorch", "transformers", "scipy", "torchmetrics"),
-    "demo": ("gradio",),
-    "dev": ("pytest", "hypothesis", "ruff", "mypy", "pre-commit", "build"),
-}
+_REQUIREMENT = re.compile(r"""^(?P<name>[\w.-]+)(.*\bextra == ["'](?P<extra>[\w-]+)["'])?""")
 CPU_FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16")
 
 PRETRAINED_DIR, RELEASED_DIR = Path("pretrained_checkpoint"), Path("weight_dir")
@@ -124,17 +116,30 @@ def main(argv: Sequence[str] | None = None) -> int:
 def versions() -> Iterator[str]:
     """Python, this package, what it stands on, and which extras are complete."""
     yield f"unseg {__version__}, Python {platform.python_version()}, {platform.platform()}"
-    found = {name: _version(name) for name in CORE}
-    yield ", ".join(f"{name} {version}" for name, version in found.items() if version)
-    absent = [name for name, version in found.items() if not version]
-    if absent:
-        yield f"missing: {', '.join(absent)} -> pip install -e ."
-    for extra, names in EXTRAS.items():
-        absent = [name for name in names if not _version(name)]
+    extras = required()
+    if not extras:
+        yield "unseg is not installed in this Python -> pip install -e ."
+    for extra, names in extras.items():
+        label, target = (f"extra [{extra}]: ", f"'.[{extra}]'") if extra else ("", ".")
+        found = {name: _version(name) for name in names}
+        absent = [name for name, version in found.items() if not version]
         if absent:
-            yield f"extra [{extra}]: missing {', '.join(absent)} -> pip install -e '.[{extra}]'"
+            yield f"{label}missing {', '.join(absent)} -> pip install -e {target}"
         else:
-            yield f"extra [{extra}]: {', '.join(f'{name} {_version(name)}' for name in names)}"
+            yield label + ", ".join(f"{name} {version}" for name, version in found.items())
+
+
+def required() -> dict[str, list[str]]:
+    """Names of the packages that each extra needs ("" is the package itself), as installed."""
+    try:
+        requirements = importlib.metadata.requires("unseg") or []
+    except importlib.metadata.PackageNotFoundError:
+        return {}
+    extras: dict[str, list[str]] = {}
+    for requirement in requirements:
+        if found := _REQUIREMENT.match(requirement):
+            extras.setdefault(found["extra"] or "", []).append(found["name"])
+    return extras
 
 
 def device() -> Iterator[str]:
