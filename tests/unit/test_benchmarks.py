@@ -11,6 +11,7 @@ FEW = ["--size", "tiny", "--repeats", "1", "--threads", "1", "--images", "4"]
 COMPARING = [name for name in BENCHMARKS if name != "scaling"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COMPARING)
 def test_each_benchmark_prints_a_ratio_and_differs_by_less_than_its_bound(name, tmp_path, capsys):
     path = tmp_path / "figures.json"

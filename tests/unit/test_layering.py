@@ -106,6 +106,7 @@ def test_nothing_of_the_package_imports_an_entry_file():
         assert not {name.split(".")[0] for name in imports(path)} & entries, path
 
 
+@pytest.mark.slow
 def test_importing_every_module_has_no_effect():
     code = """
         import importlib, logging, os, pkgutil, sys

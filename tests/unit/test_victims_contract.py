@@ -37,6 +37,7 @@ class VictimContract:
     lr = 3e-3
     max_steps = 150
 
+    @pytest.mark.slow
     def test_tiny_version_overfits_four_pictures(self) -> None:
         torch.manual_seed(0)
         images, labels = four_scenes(self.side)
@@ -63,6 +64,7 @@ class VictimContract:
         victim.train()
         return counts.foreground_iou()
 
+    @pytest.mark.slow
     def test_real_size_takes_two_steps_and_evaluates(self) -> None:
         torch.manual_seed(0)
         victim = build_victim(self.arch, num_classes=3)

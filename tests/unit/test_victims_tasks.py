@@ -68,6 +68,7 @@ class ObjectVictimContract:
     lr = 3e-3
     real_side = 64
 
+    @pytest.mark.slow
     def test_tiny_version_overfits_four_pictures(self) -> None:
         torch.manual_seed(0)
         data = four_scenes()
