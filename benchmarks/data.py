@@ -15,6 +15,7 @@ from benchmarks.pictures import TRAINING_SIZES, write_set
 from benchmarks.plain_data import PlainSample, Sides
 from unseg.data.hqseg import open_folders
 from unseg.data.loader import TrainLoader
+from unseg.data.pairs import Dataset
 from unseg.data.prompts import boxes_from_masks, generator_prompts
 from unseg.data.transforms import to_surrogate_frame
 from unseg.models import SIZES
@@ -109,7 +110,7 @@ def training_sides(settings: Settings) -> Sides:
 
 
 def train_loader(
-    dataset: object, sides: Sides, *, batch_size: int, device: torch.device | str, workers: int = 0
+    dataset: Dataset, sides: Sides, *, batch_size: int, device: torch.device | str, workers: int = 0
 ) -> TrainLoader:
     """Our loader in these frames."""
     return TrainLoader(

@@ -41,6 +41,7 @@ PLAIN = "plain"
 class FixedNoise(nn.Module):
     """Stands for a generator: the same noise for every image, in no time."""
 
+    noise: Tensor
     noise_channels, build_arguments = "rgb", {"size": "fixed"}
 
     def __init__(self, image_size: int, patch_size: int) -> None:

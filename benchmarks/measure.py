@@ -253,7 +253,7 @@ def machine(device: torch.device) -> dict[str, Any]:
         if line.startswith("model name"):
             name = line.partition(":")[2].strip()
             break
-    shown = [name for name in ("avx2", "avx512f") if name in instruction_sets()]
+    shown: list[str] = [name for name in ("avx2", "avx512f") if name in instruction_sets()]
     shown.append(
         " ".join(bfloat16_instructions()) or f"no bf16 ({', '.join(BFLOAT16_INSTRUCTIONS)})"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from unseg.types import Prompts
 EPSILON = 8
 NOISE_BOUND = 1e-4
 LEVELS_BOUND = 0.25
+M = TypeVar("M", bound=torch.nn.Module)
 GRADIENT_BOUND = {torch.float32: 1e-3, torch.bfloat16: 0.1}
 
 
@@ -53,7 +55,7 @@ def generator(settings: Settings) -> Iterator[Row]:
 
         return path
 
-    common = {
+    common: dict[str, Any] = {
         "settings": settings,
         "plain": run_plain,
         "images": len(image),
@@ -145,7 +147,7 @@ def generator_step(settings: Settings) -> Iterator[Row]:
     small = torch.nn.functional.avg_pool2d(image, full // side)
     _, surrogate_prompts = _inputs(settings, side, model.logit_size, kinds=("box",))
     region = _discs(len(image), side).round().to(settings.device)
-    budget = {"region": region, "epsilon": 1, "epsilon_bg": 0.25}
+    budget: dict[str, Any] = {"region": region, "epsilon": 1, "epsilon_bg": 0.25}
     trainable = generator_model.trainable_parameters()
 
     def plain_logits() -> Tensor:
@@ -253,7 +255,7 @@ def _discs(count: int, side: int) -> Tensor:
     return ((0.6 - radius) * side / 4 + 0.5).clamp(0, 1).expand(count, 1, side, side).clone()
 
 
-def _with_positions(model: torch.nn.Module) -> torch.nn.Module:
+def _with_positions(model: M) -> M:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "rel_pos" in name:

@@ -44,12 +44,12 @@ def protect(
     prompt = F.interpolate(prompt, (mask_size, mask_size), mode="bilinear", align_corners=False)
     noise = noise_of(pixels, Prompts(mask_inputs=torch.round(prompt) * 255))
     noise = F.interpolate(noise, (side, side), mode="bilinear", align_corners=False)
-    noise = noise[0, :, :height, :width].permute(1, 2, 0).numpy()
+    change = noise[0, :, :height, :width].permute(1, 2, 0).numpy()
     region = mask[..., None]
     budget = (EPSILON * region + EPSILON_BG * (1 - region)) / 255
-    protected = np.clip(image + budget * noise, 0, 1)
-    pixels = Image.fromarray(np.round(protected * 255).astype(np.uint8))
+    protected = np.clip(image + budget * change, 0, 1)
+    picture = Image.fromarray(np.round(protected * 255).astype(np.uint8))
     if output_path.suffix == ".jpg":
-        pixels.save(output_path, quality=quality, subsampling=0)
+        picture.save(output_path, quality=quality, subsampling=0)
     else:
-        pixels.save(output_path)
+        picture.save(output_path)

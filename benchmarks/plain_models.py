@@ -111,8 +111,10 @@ def generate_noise(generator: Generator, image: Tensor, prompts: Prompts) -> Ten
 def segment(surrogate: Surrogate, image: Tensor, prompts: Prompts) -> Tensor:
     """Mask logits of a batch, one image after the other."""
     logits = []
+    encoder = surrogate.image_encoder
+    assert isinstance(encoder, ImageEncoder)
     for row, one in enumerate(_single_images(image)):
-        embedding, _ = encode(surrogate.image_encoder, surrogate.normalise(one))
+        embedding, _ = encode(encoder, surrogate.normalise(one))
         encoded = encode_prompts(surrogate.prompt_encoder, single_prompts(prompts, row))
         decoder = surrogate.mask_decoder
         pe = PromptEncoder.get_dense_pe(surrogate.prompt_encoder)
