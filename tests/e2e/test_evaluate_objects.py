@@ -7,22 +7,29 @@ import os
 import signal
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from dying import Death
 
 from unseg.commands.evaluate import main as evaluate
+from unseg.config.evaluate import EvaluateConfig
+from unseg.config.load import load_config, to_dict
 
 pytestmark = pytest.mark.e2e
 ROOT = Path(__file__).resolve().parents[2]
 DEBUG = ROOT / "configs/evaluate/objects_debug.yaml"
 
 
+def read(path: Path) -> dict[str, Any]:
+    """A configuration with its base and its defaults."""
+    return to_dict(load_config(EvaluateConfig, path))
+
+
 def write(folder: Path, **changes: object) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    grid = yaml.safe_load(DEBUG.read_text())
-    grid |= {"run_dir": str(folder / "run"), "checkpoint_seconds": 0, **changes}
+    grid = read(DEBUG) | {"run_dir": str(folder / "run"), "checkpoint_seconds": 0, **changes}
     (folder / "grid.yaml").write_text(yaml.safe_dump(grid))
     return folder / "grid.yaml"
 
@@ -98,7 +105,7 @@ def test_a_victim_that_cannot_do_the_task_is_named_with_those_that_can(
 def test_a_dry_run_says_what_is_missing_and_what_it_would_cost(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    victims = yaml.safe_load(DEBUG.read_text())["victims"]
+    victims = read(DEBUG)["victims"]
     victims["sam_hq"] |= {"weights": "path", "weights_path": str(tmp_path / "sam_hq.pth")}
     path = write(tmp_path, victims=victims, expected_gpu_hours=2.5)
     assert evaluate([str(path), "dry_run=true"]) == 0
@@ -131,7 +138,7 @@ def test_a_table_of_the_paper_dry_runs_without_its_data(
     assert "expected GPU hours: " in printed
     assert "missing: data." in printed
     assert "missing: methods.unseg.generator=weight_dir/" in printed
-    published = yaml.safe_load(path.read_text()).get("published", [])
+    published = read(path)["published"]
     # The paper shows two of its results as bars without numbers.
     if path.stem not in ("paper_interactive", "paper_remote"):
         assert {entry["method"] for entry in published} >= {"unseg"}
