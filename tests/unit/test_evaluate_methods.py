@@ -9,16 +9,16 @@ import pytest
 
 from unseg.config.evaluate import (
     BlockConfig,
-    DataConfig,
     EvaluateConfig,
     MethodConfig,
     RecipeConfig,
     SyntheticConfig,
     VictimConfig,
+    VictimDataConfig,
 )
 from unseg.protection.writing.manifest import read_manifest
 from unseg.victims.data.splits import make_pictures
-from unseg.victims.grid.cells import Cell, Layout, expand
+from unseg.victims.grid.cells import Cell, GridFolders, expand
 from unseg.victims.grid.protected_sets import make_protected
 from unseg.victims.grid.run_cell import RESULT
 from unseg.victims.grid.run_grid import run_grid
@@ -35,7 +35,7 @@ def grid_of(tmp_path: Path, *blocks: BlockConfig, **methods: MethodConfig) -> Ev
         device="cpu",
         num_threads=1,
         num_examples=0,
-        data={"scenes": DataConfig(synthetic=SyntheticConfig(num_train=6, num_test=2,
+        data={"scenes": VictimDataConfig(synthetic=SyntheticConfig(num_train=6, num_test=2,
                                                              image_size=32))},
         methods=methods,
         victims={"unet": VictimConfig(arch="unet_plain", tiny=True, recipe=RECIPE)},
@@ -70,7 +70,7 @@ def test_a_protected_set_reaches_the_wanted_psnr_without_a_generator(tmp_path: P
             method="synper", generator=None, options={"noise.psnr": 33.0, "output.format": "png"}
         ),
     )
-    layout, cell = Layout(config), expand(config)[0]
+    layout, cell = GridFolders(config), expand(config)[0]
     make_pictures(config.data["scenes"], layout.pictures("scenes"))
     make_protected(config, layout, cell)
     figures = json.loads((layout.protected(cell) / "train.json").read_text())
@@ -126,6 +126,6 @@ def test_a_defence_of_the_training_changes_what_is_learnt_and_not_the_pictures(
     losses = set()
     for cell in expand(config):
         assert isinstance(cell, Cell)
-        result = json.loads((Layout(config).cell(cell) / RESULT).read_text())
+        result = json.loads((GridFolders(config).cell(cell) / RESULT).read_text())
         losses.add(result["curve"][-1]["loss"])
     assert len(losses) == 4

@@ -17,7 +17,7 @@ from generate_cases import (
 from torch import nn
 
 from unseg.protection import noise_maker as forward
-from unseg.protection.noise_maker import NoiseMaker, Row, runs_in_bfloat16
+from unseg.protection.noise_maker import NoiseMaker, PromptedImage, runs_in_bfloat16
 from unseg.protection.reading.prompts import model_prompts
 from unseg.protection.run import generate
 from unseg.utils.errors import UserError
@@ -58,7 +58,7 @@ class SmallMemory(nn.Module):
 def rows(count):
     size = (20, 30)
     prompts = model_prompts(size, image_size=32, mask_size=16, mask=make_mask(*size) > 0)
-    return [Row(make_image(i, *size), prompts) for i in range(count)]
+    return [PromptedImage(make_image(i, *size), prompts) for i in range(count)]
 
 
 @pytest.mark.parametrize("batch_size", [2, 6, 7, 8])
@@ -153,8 +153,8 @@ def test_bfloat16_on_a_cpu_is_the_encoders_alone():
 def test_a_grey_picture_gives_the_noise_of_its_repeated_channel():
     grey, prompts = make_image(3, 20, 30, 1), rows(1)[0].prompts
     maker = NoiseMaker(saturated_generator(), device=CPU, batch_size=1)
-    (found,) = maker([Row(grey, prompts)])
-    (expected,) = maker([Row(np.repeat(grey, 3, axis=2), prompts)])
+    (found,) = maker([PromptedImage(grey, prompts)])
+    (expected,) = maker([PromptedImage(np.repeat(grey, 3, axis=2), prompts)])
     assert torch.equal(found, expected)
 
 

@@ -9,7 +9,7 @@ from unseg.io.pictures import Picture
 from unseg.noise import upsample_noise
 from unseg.protection.compose import protected_pixels
 from unseg.protection.methods import METHODS, MethodOptions, full_size_noise
-from unseg.protection.noise_maker import NoiseMaker, Row, model_frame
+from unseg.protection.noise_maker import NoiseMaker, PromptedImage, model_frame
 from unseg.protection.reading.prompts import model_prompts
 from unseg.protection.writing.budget_check import fraction_note, limits, measure
 
@@ -168,7 +168,7 @@ def rows(count):
         prompts = model_prompts(
             size, image_size=generator.image_size, mask_size=generator.noise_size, **given
         )
-        result.append(Row(make_image(i, *size), prompts))
+        result.append(PromptedImage(make_image(i, *size), prompts))
     return result
 
 

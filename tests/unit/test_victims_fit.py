@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from unseg.config.dataset import DatasetConfig
-from unseg.config.evaluate import DataConfig, RecipeConfig
+from unseg.config.evaluate import RecipeConfig, VictimDataConfig
 from unseg.data.annotations.base import Annotation, Segment
 from unseg.utils.errors import UserError
 from unseg.victims.data.augment import augment
@@ -200,7 +200,7 @@ def test_pictures_are_reduced_before_protection_and_keep_their_labels(tmp_path: 
         cv2.imwrite(str(tmp_path / f"set/masks/{i}.png"), mask)
     half = DatasetConfig(format="binary_mask", root=str(tmp_path / "set"), images="images",
                          labels="masks")  # fmt: skip
-    data = DataConfig(train=half, test=half, protect_size=45)
+    data = VictimDataConfig(train=half, test=half, protect_size=45)
     make_pictures(data, tmp_path / "made")
     made = split_config(data, "train", tmp_path / "made")
     assert made.background == (0,)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from unseg.config.dataset import DatasetConfig
-from unseg.config.evaluate import DataConfig, RecipeConfig, SyntheticConfig
+from unseg.config.evaluate import RecipeConfig, SyntheticConfig, VictimDataConfig
 from unseg.data.annotations import build_source
 from unseg.data.annotations.base import Annotation, Segment
 from unseg.victims.data.augment import augment
@@ -236,7 +236,7 @@ def test_written_labels_read_back_as_they_were(tmp_path: Path) -> None:
 @pytest.mark.parametrize("task", ["panoptic", "detection", "interactive"])
 def test_scenes_are_loaded_as_objects(tmp_path: Path, task: str) -> None:
     scenes = SyntheticConfig(num_train=3, num_test=2, image_size=32)
-    data = DataConfig(synthetic=scenes, task=task)  # type: ignore[arg-type]
+    data = VictimDataConfig(synthetic=scenes, task=task)  # type: ignore[arg-type]
     make_pictures(data, tmp_path)
     dataset = split_config(data, "test", tmp_path)
     assert num_classes(dataset, task) == 1
@@ -273,7 +273,7 @@ class Oracle(torch.nn.Module):
 @pytest.mark.parametrize("name", ["panoptic", "instance", "detection", "interactive"])
 def test_an_oracle_scores_one_and_the_floor_lies_below(tmp_path: Path, name: str) -> None:
     scenes = SyntheticConfig(num_train=2, num_test=5, image_size=32)
-    data = DataConfig(synthetic=scenes, task=name)  # type: ignore[arg-type]
+    data = VictimDataConfig(synthetic=scenes, task=name)  # type: ignore[arg-type]
     make_pictures(data, tmp_path)
     recipe = RecipeConfig(image_size=16, epochs=1, lr=1e-3, score_at="native", eval_batch_size=2)
     dataset = split_config(data, "test", tmp_path)

@@ -39,7 +39,7 @@ class SyntheticConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataConfig:
+class VictimDataConfig:
     """A data set to learn from and to test on."""
 
     train: DatasetConfig | None = None
@@ -262,7 +262,7 @@ class EvaluateConfig:
     """A cell writes its state after this much training, so that a killed one goes on from there."""
     num_examples: int = bounded(6, low=0)
     """Test pictures whose predictions are kept for the report."""
-    data: dict[str, DataConfig]
+    data: dict[str, VictimDataConfig]
     """Data sets by name."""
     methods: dict[str, MethodConfig] = field(default_factory=dict)
     """Protection methods by name."""

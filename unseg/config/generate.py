@@ -15,7 +15,7 @@ Precision = Literal["auto", "float32", "bfloat16"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class GeneratorConfig:
+class GeneratorFileConfig:
     """Which frozen generator makes the noise."""
 
     path: str = "default"
@@ -26,7 +26,7 @@ class GeneratorConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class NoiseConfig:
+class NoiseOptionsConfig:
     """The budget, and options that some of the methods read."""
 
     epsilon: float = bounded(8.0, low=0, high=255)
@@ -92,7 +92,7 @@ class RegionConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OutputConfig:
+class ProtectedSetConfig:
     """What is written, and where."""
 
     dir: str
@@ -148,14 +148,14 @@ class GenerateConfig:
 
     data: DatasetConfig
     """The images and their labels."""
-    output: OutputConfig
+    output: ProtectedSetConfig
     """What is written, and where."""
     method: str = "unseg"
     """Name of a method: of unseg itself, of a control or of a method to compare with (the list with
     a line for each stands in docs/EVALUATION.md, the code in unseg/protection/methods)."""
-    generator: GeneratorConfig = field(default_factory=GeneratorConfig)
+    generator: GeneratorFileConfig = field(default_factory=GeneratorFileConfig)
     """Which frozen generator makes the noise."""
-    noise: NoiseConfig = field(default_factory=NoiseConfig)
+    noise: NoiseOptionsConfig = field(default_factory=NoiseOptionsConfig)
     """The budget."""
     prompt: PromptConfig = field(default_factory=PromptConfig)
     """What steers the noise."""

@@ -29,7 +29,7 @@ from unseg.page.marks import MarkedPictures, Marks, marked_region
 from unseg.page.session import Session, Upload, reduced
 from unseg.protection.compose import protected_pixels
 from unseg.protection.methods import MethodOptions, UnSeg, full_size_noise
-from unseg.protection.noise_maker import NoiseMaker, Row
+from unseg.protection.noise_maker import NoiseMaker, PromptedImage
 from unseg.protection.reading.item import ModelFrame, SubjectReader
 from unseg.protection.reading.region import Region
 from unseg.protection.run import generate
@@ -168,7 +168,7 @@ class Protector:
             source=MarkedPictures([(upload.item, upload.marks)]), frame=self._frame
         )
         subject = reader.read(upload.item)
-        rows = [Row(subject.picture.pixels, prompts) for prompts in subject.prompts]
+        rows = [PromptedImage(subject.picture.pixels, prompts) for prompts in subject.prompts]
         noises = self._maker.of_one_image(rows)
         small = small_picture(subject.picture)
         region = _small_mask(subject.region, small.size)

@@ -13,7 +13,7 @@ from unseg.io.pictures import Picture
 from unseg.models.weights import load_generator as _load_file
 from unseg.protection.compose import protected_pixels
 from unseg.protection.methods import MethodOptions, UnSeg, full_size_noise
-from unseg.protection.noise_maker import NoiseMaker, Row
+from unseg.protection.noise_maker import NoiseMaker, PromptedImage
 from unseg.protection.reading.prompts import model_prompts
 from unseg.protection.reading.region import region_from_prompt
 from unseg.protection.writing.budget_check import measure
@@ -133,7 +133,7 @@ def _noise(
 ) -> torch.Tensor:
     """Unit noise of all prompts together; several boxes are prompts of their own."""
 
-    def prompt(box: np.ndarray | None) -> Row:
+    def prompt(box: np.ndarray | None) -> PromptedImage:
         prompts = model_prompts(
             picture.size,
             image_size=generator.image_size,
@@ -143,7 +143,7 @@ def _noise(
             point_coords=points,
             point_labels=labels,
         )
-        return Row(picture.pixels, prompts)
+        return PromptedImage(picture.pixels, prompts)
 
     maker = NoiseMaker(generator, device=device, precision="float32", batch_size=1)
     if boxes is None or len(boxes) == 1:

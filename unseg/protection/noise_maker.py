@@ -34,7 +34,7 @@ DEFAULT_CUDA_BATCH = 8
 
 
 @dataclass(frozen=True)
-class Row:
+class PromptedImage:
     """One image and one prompt of it.
 
     Attributes:
@@ -105,7 +105,7 @@ class NoiseMaker:
         self.is_bfloat16 = runs_in_bfloat16(device, precision)
 
     @torch.inference_mode()
-    def __call__(self, rows: Sequence[Row | None]) -> list[Tensor | None]:
+    def __call__(self, rows: Sequence[PromptedImage | None]) -> list[Tensor | None]:
         """Noise (1, 3, n, n) of each row, None where the row is; at most `batch_size` rows."""
         assert len(rows) <= self.batch_size
         passes: dict[tuple, list[int]] = defaultdict(list)
@@ -124,7 +124,7 @@ class NoiseMaker:
         return result
 
     @torch.inference_mode()
-    def of_one_image(self, rows: Sequence[Row]) -> Tensor:
+    def of_one_image(self, rows: Sequence[PromptedImage]) -> Tensor:
         """Noise (K, 3, n, n) of several prompts of one image, in chunks of full batches."""
         noises: list[Tensor] = []
         for start in range(0, len(rows), self.batch_size):

@@ -25,7 +25,7 @@ from unseg.data.annotations.base import Item
 from unseg.io.files import sha256_file
 from unseg.protection.compose import protected_pixels
 from unseg.protection.methods import Method, full_size_noise
-from unseg.protection.noise_maker import NoiseMaker, Row
+from unseg.protection.noise_maker import NoiseMaker, PromptedImage
 from unseg.protection.reading.item import Checksums, Subject, SubjectReader
 from unseg.protection.writing.manifest import FAILED, Earlier, PartWriter
 from unseg.protection.writing.output_paths import OutputPaths
@@ -77,7 +77,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Decoded:
+class ImageRead:
     """What reading one image came to.
 
     Attributes:
@@ -93,16 +93,16 @@ class Decoded:
     item: Item
     kept: bool = False
     subject: Subject | None = None
-    noise_rows: tuple[Row, ...] = ()
+    noise_rows: tuple[PromptedImage, ...] = ()
     checksums: Checksums | None = None
     failure: str | None = None
     seconds: float = 0.0
 
 
-Record = Callable[[dict[str, Any]], None]
+TakeEntry = Callable[[dict[str, Any]], None]
 
 
-def protect_items(plan: Plan, record: Record) -> None:
+def protect_items(plan: Plan, record: TakeEntry) -> None:
     """Protect this rank's share of the list.
 
     Args:
@@ -138,7 +138,7 @@ def protect_items(plan: Plan, record: Record) -> None:
         encoders.shutdown(cancel_futures=True)
 
 
-def record_to(part: PartWriter, then: Record) -> Record:
+def record_to(part: PartWriter, then: TakeEntry) -> TakeEntry:
     """A `record` that appends to a manifest and then reports."""
 
     def record(entry: dict[str, Any]) -> None:
@@ -149,9 +149,9 @@ def record_to(part: PartWriter, then: Record) -> Record:
     return record
 
 
-def _decoded_groups(plan: Plan, pool: ThreadPoolExecutor) -> Iterator[list[Decoded]]:
+def _decoded_groups(plan: Plan, pool: ThreadPoolExecutor) -> Iterator[list[ImageRead]]:
     """This rank's groups in order, read ahead by a bounded number."""
-    pending: deque[list[Future[Decoded]]] = deque()
+    pending: deque[list[Future[ImageRead]]] = deque()
     for start in _group_starts(plan):
         numbers = range(start, min(start + plan.batch_size, len(plan.items)))
         pending.append([pool.submit(_decode, plan, number) for number in numbers])
@@ -166,13 +166,13 @@ def _group_starts(plan: Plan) -> range:
     return range(plan.rank * plan.batch_size, len(plan.items), step)
 
 
-def _decode(plan: Plan, number: int) -> Decoded:
+def _decode(plan: Plan, number: int) -> ImageRead:
     """Read one image, unless an earlier run has finished it; never raises for a bad file."""
     item = plan.items[number]
     start = time.perf_counter()
 
-    def result(**found: Any) -> Decoded:
-        return Decoded(item=item, seconds=time.perf_counter() - start, **found)
+    def result(**found: Any) -> ImageRead:
+        return ImageRead(item=item, seconds=time.perf_counter() - start, **found)
 
     checksums = None
     try:
@@ -180,7 +180,7 @@ def _decode(plan: Plan, number: int) -> Decoded:
         if _is_finished(plan, item, checksums):
             return result(kept=True)
         subject = plan.reader.read(item)
-        rows: tuple[Row, ...] = ()
+        rows: tuple[PromptedImage, ...] = ()
         if subject.has_work:
             rows = _noise_rows(plan, number, subject)
         elif plan.config.region.on_empty == "error":
@@ -203,12 +203,12 @@ def _is_finished(plan: Plan, item: Item, checksums: Checksums) -> bool:
     return path.is_file() and sha256_file(path) == earlier.output_sha256
 
 
-def _noise_rows(plan: Plan, number: int, subject: Subject) -> tuple[Row, ...]:
+def _noise_rows(plan: Plan, number: int, subject: Subject) -> tuple[PromptedImage, ...]:
     if plan.method.noise_from == "none":
         return ()
     if plan.method.noise_from == "partner":
         subject = _partner(plan, number)
-    return tuple(Row(subject.picture.pixels, prompts) for prompts in subject.prompts)
+    return tuple(PromptedImage(subject.picture.pixels, prompts) for prompts in subject.prompts)
 
 
 def _partner(plan: Plan, number: int) -> Subject:
@@ -232,7 +232,7 @@ def _partner(plan: Plan, number: int) -> Subject:
     )
 
 
-def _tasks(plan: Plan, group: list[Decoded]) -> Iterator[Callable[[], dict[str, Any]]]:
+def _tasks(plan: Plan, group: list[ImageRead]) -> Iterator[Callable[[], dict[str, Any]]]:
     """For each image of a group: what the encode workers have left to do."""
     singles = [one.noise_rows[0] if len(one.noise_rows) == 1 else None for one in group]
     start = time.perf_counter()
@@ -259,7 +259,7 @@ def _tasks(plan: Plan, group: list[Decoded]) -> Iterator[Callable[[], dict[str, 
         yield partial(_write, plan, one, pixels, seconds)
 
 
-def _compose(plan: Plan, one: Decoded, noise: Tensor | None) -> Any:
+def _compose(plan: Plan, one: ImageRead, noise: Tensor | None) -> Any:
     """Protected pixels, or None for an image with nothing to protect."""
     subject = one.subject
     assert subject is not None
@@ -283,7 +283,7 @@ def _compose(plan: Plan, one: Decoded, noise: Tensor | None) -> Any:
     )
 
 
-def _write(plan: Plan, one: Decoded, pixels: Any, seconds: float) -> dict[str, Any]:
+def _write(plan: Plan, one: ImageRead, pixels: Any, seconds: float) -> dict[str, Any]:
     assert one.subject is not None
     assert one.checksums is not None
     start = time.perf_counter()
@@ -309,7 +309,7 @@ def _write(plan: Plan, one: Decoded, pixels: Any, seconds: float) -> dict[str, A
     return entry
 
 
-def _without_picture(plan: Plan, one: Decoded) -> dict[str, Any]:
+def _without_picture(plan: Plan, one: ImageRead) -> dict[str, Any]:
     if one.kept:
         return {"key": one.item.key, "status": KEPT}
     return _failure(plan, one.item, one.checksums, one.failure or "unknown")

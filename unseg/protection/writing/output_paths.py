@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from unseg.config.dataset import DatasetConfig
-from unseg.config.generate import OutputConfig
+from unseg.config.generate import ProtectedSetConfig
 from unseg.data.annotations.base import Item
 from unseg.io.files import resolve_inside
 from unseg.io.pictures import OutputFormat
@@ -32,7 +32,7 @@ class OutputPaths:
         base: folder of the images below the output folder, POSIX ("." but for `mirror`).
     """
 
-    output: OutputConfig
+    output: ProtectedSetConfig
     base: str = "."
 
     @property
@@ -74,7 +74,7 @@ class OutputPaths:
         return resolve_inside(self.folder, f"{NOISE_FOLDER}/{key}.png")
 
 
-def build_output_paths(output: OutputConfig, data: DatasetConfig | None) -> OutputPaths:
+def build_output_paths(output: ProtectedSetConfig, data: DatasetConfig | None) -> OutputPaths:
     """The layout of a run; `data` is None where single files are protected."""
     if output.layout == "mirror" and data is not None:
         return OutputPaths(output, "." if data.parts else data.images)

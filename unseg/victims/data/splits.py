@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from unseg.config.dataset import DatasetConfig
-from unseg.config.evaluate import DENSE_TASKS, DataConfig
+from unseg.config.evaluate import DENSE_TASKS, VictimDataConfig
 from unseg.data.annotations import build_source
 from unseg.io.files import atomic_write_bytes, read_rgb
 from unseg.io.locks import locked
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 SPLITS = ("train", "test")
 
 
-def split_config(data: DataConfig, split: str, folder: Path) -> DatasetConfig:
+def split_config(data: VictimDataConfig, split: str, folder: Path) -> DatasetConfig:
     """Where a split's clean pictures lie in the size in which they are protected.
 
     Args:
@@ -70,7 +70,7 @@ def split_config(data: DataConfig, split: str, folder: Path) -> DatasetConfig:
     )
 
 
-def _keeps_objects(data: DataConfig, split: str) -> bool:
+def _keeps_objects(data: VictimDataConfig, split: str) -> bool:
     """Whether the written labels must know objects, which class pictures do not."""
     if data.task in DENSE_TASKS:
         return False
@@ -79,7 +79,7 @@ def _keeps_objects(data: DataConfig, split: str) -> bool:
     return data.protect_size is not None and getattr(data, split).format in OBJECT_FORMATS
 
 
-def make_pictures(data: DataConfig, folder: Path) -> None:
+def make_pictures(data: VictimDataConfig, folder: Path) -> None:
     """Write the clean pictures of a data set in the size in which they are protected.
 
     Does nothing where the data set's own files serve, or where another process has done it.
@@ -94,7 +94,7 @@ def make_pictures(data: DataConfig, folder: Path) -> None:
                 atomic_write_bytes(done, b"")
 
 
-def _make_split(data: DataConfig, split: str, folder: Path) -> None:
+def _make_split(data: VictimDataConfig, split: str, folder: Path) -> None:
     if data.synthetic is not None:
         _make_scenes(data, split, folder)
         return
@@ -129,7 +129,7 @@ def _make_split(data: DataConfig, split: str, folder: Path) -> None:
         writer.close()
 
 
-def _make_scenes(data: DataConfig, split: str, folder: Path) -> None:
+def _make_scenes(data: VictimDataConfig, split: str, folder: Path) -> None:
     writer = None
     if _keeps_objects(data, split):
         names = {1: "object"}
@@ -144,7 +144,7 @@ def _make_scenes(data: DataConfig, split: str, folder: Path) -> None:
         writer.close()
 
 
-def synthetic_samples(data: DataConfig, split: str) -> list[Sample]:
+def synthetic_samples(data: VictimDataConfig, split: str) -> list[Sample]:
     """The scenes of a synthetic split, each under a name of its own."""
     from unseg.data.synthetic import Synthetic
 

@@ -111,7 +111,7 @@ def fingerprint(*parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-class Layout:
+class GridFolders:
     """Folders of a grid. Their names change with what they hold, so nothing stale is reused.
 
     Args:

@@ -17,20 +17,20 @@ from unseg.protection.methods import METHODS
 from unseg.protection.run import generate
 from unseg.utils.errors import UserError
 from unseg.victims.data.splits import SPLITS, split_config
-from unseg.victims.grid.cells import Cell, Layout
+from unseg.victims.grid.cells import Cell, GridFolders
 
 _log = logging.getLogger(__name__)
 
 
-def make_protected(config: EvaluateConfig, layout: Layout, cell: Cell) -> None:
+def make_protected(config: EvaluateConfig, folders: GridFolders, cell: Cell) -> None:
     """Protect both splits of a cell's data set, unless that is done already."""
-    folder = layout.protected(cell)
+    folder = folders.protected(cell)
     with locked(folder, wait=True):
         for split in SPLITS:
             done = folder / f"{split}.json"
             if done.exists():
                 continue
-            dataset = split_config(config.data[cell.data], split, layout.pictures(cell.data))
+            dataset = split_config(config.data[cell.data], split, folders.pictures(cell.data))
             _log.info("protect %s: %s", split, folder.name)
             summary = _protect(config, cell, dataset, folder / split)
             with atomic_write(done, "w") as file:

@@ -19,9 +19,9 @@ from unseg.config.evaluate import (
     CLEAN,
     DENSE_TASKS,
     FOLDER,
-    DataConfig,
     EvaluateConfig,
     RecipeConfig,
+    VictimDataConfig,
 )
 from unseg.data.annotations import build_source
 from unseg.io.files import atomic_write, atomic_write_bytes
@@ -31,7 +31,7 @@ from unseg.victims.data.load import load_tensors, num_classes, object_ranks
 from unseg.victims.data.mixtures import clean_rows, validation_rows
 from unseg.victims.data.splits import split_config
 from unseg.victims.data.tensor_set import TensorSet
-from unseg.victims.grid.cells import Cell, Layout
+from unseg.victims.grid.cells import Cell, GridFolders
 from unseg.victims.networks.registry import build_victim
 from unseg.victims.networks.victim import Victim
 from unseg.victims.training.class_map_task import ClassMapTask, Task
@@ -46,20 +46,20 @@ _KEPT_SETS = 6
 class TensorCache:
     """The last few sets in memory: neighbouring cells of a grid share theirs."""
 
-    def __init__(self, config: EvaluateConfig, layout: Layout) -> None:
-        self.config, self.layout = config, layout
+    def __init__(self, config: EvaluateConfig, folders: GridFolders) -> None:
+        self.config, self.folders = config, folders
         self._sets: OrderedDict[tuple[Any, ...], TensorSet] = OrderedDict()
 
     def get(self, cell: Cell, split: str, *, is_protected: bool) -> TensorSet:
         """A split in the frame of the cell's victim, after the cell's defence."""
-        root = protected_root(self.config, self.layout, cell, split) if is_protected else None
+        root = protected_root(self.config, self.folders, cell, split) if is_protected else None
         data = self.config.data[cell.data]
         recipe = self.config.victims[cell.victim].recipe
         frame = (recipe.image_size, recipe.keep_ratio, recipe.antialias, recipe.score_at)
         defence = picture_defence(cell.defence)
         key = (cell.data, split, root, defence, frame)
         if key not in self._sets:
-            dataset = split_config(data, split, self.layout.pictures(cell.data))
+            dataset = split_config(data, split, self.folders.pictures(cell.data))
             self._sets[key] = load_tensors(
                 dataset,
                 recipe=recipe,
@@ -74,13 +74,15 @@ class TensorCache:
         return self._sets[key]
 
 
-def protected_root(config: EvaluateConfig, layout: Layout, cell: Cell, split: str) -> Path | None:
+def protected_root(
+    config: EvaluateConfig, folders: GridFolders, cell: Cell, split: str
+) -> Path | None:
     """Folder of a split's protected pictures; None where there are none (a folder's test)."""
     method = config.methods[cell.method]
     if method.method == FOLDER:
         root = method.train_root if split == "train" else method.test_root
         return None if root is None else Path(root)
-    return layout.protected(cell) / split
+    return folders.protected(cell) / split
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ def assemble(cell: Cell, config: EvaluateConfig, cache: TensorCache) -> CellData
         stay_clean = clean_rows(keys, cell.clean_share, seed=cell.seed)
         protected = cache.get(cell, "train", is_protected=True)
         published = protected.with_images_of(published, stay_clean)
-        if protected_root(config, cache.layout, cell, "test") is not None:
+        if protected_root(config, cache.folders, cell, "test") is not None:
             protected_test = cache.get(cell, "test", is_protected=True)
     epoch_size = len(rows)
     if cell.is_twin:
@@ -132,7 +134,7 @@ def assemble(cell: Cell, config: EvaluateConfig, cache: TensorCache) -> CellData
     )
 
 
-def build_task(dataset: DatasetConfig, section: DataConfig, recipe: RecipeConfig) -> Task:
+def build_task(dataset: DatasetConfig, section: VictimDataConfig, recipe: RecipeConfig) -> Task:
     """The task that a data set is used for.
 
     Args:
@@ -156,18 +158,22 @@ def build_task(dataset: DatasetConfig, section: DataConfig, recipe: RecipeConfig
 
 
 def run_cell(
-    cell: Cell, config: EvaluateConfig, layout: Layout, cache: TensorCache, device: torch.device
+    cell: Cell,
+    config: EvaluateConfig,
+    folders: GridFolders,
+    cache: TensorCache,
+    device: torch.device,
 ) -> dict[str, Any]:
     """Train and score one cell, from its last state where it was stopped; writes its result.
 
     Returns:
         The content of `result.json`.
     """
-    folder = layout.cell(cell)
+    folder = folders.cell(cell)
     section = config.data[cell.data]
     entry = config.victims[cell.victim]
     data = assemble(cell, config, cache)
-    dataset = split_config(section, "train", layout.pictures(cell.data))
+    dataset = split_config(section, "train", folders.pictures(cell.data))
     task = build_task(dataset, section, entry.recipe)
     # One cell's weights depend on its seed alone, never on what ran before it in this process.
     torch.manual_seed(derive_seed(cell.seed, "victim weights") % 2**32)

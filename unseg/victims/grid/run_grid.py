@@ -20,7 +20,7 @@ from unseg.io.files import atomic_write_bytes
 from unseg.io.locks import locked
 from unseg.utils.distributed import pick_device
 from unseg.victims.data.splits import make_pictures
-from unseg.victims.grid.cells import Cell, Layout, expand
+from unseg.victims.grid.cells import Cell, GridFolders, expand
 from unseg.victims.grid.preflight import check_grid
 from unseg.victims.grid.protected_sets import make_protected
 from unseg.victims.grid.run_cell import RESULT, STATE, TensorCache, run_cell
@@ -50,20 +50,20 @@ def run_grid(config: EvaluateConfig) -> Outcome:
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
-    layout = Layout(config)
-    layout.run_dir.mkdir(parents=True, exist_ok=True)
-    atomic_write_bytes(layout.run_dir / "config.yaml", to_yaml(config).encode())
+    folders = GridFolders(config)
+    folders.run_dir.mkdir(parents=True, exist_ok=True)
+    atomic_write_bytes(folders.run_dir / "config.yaml", to_yaml(config).encode())
     cells = expand(config)
-    layout.record(cells)
-    return _Runner(config, layout, device, len(cells)).run(cells)
+    folders.record(cells)
+    return _Runner(config, folders, device, len(cells)).run(cells)
 
 
 class _Runner:
     def __init__(
-        self, config: EvaluateConfig, layout: Layout, device: torch.device, total: int
+        self, config: EvaluateConfig, folders: GridFolders, device: torch.device, total: int
     ) -> None:
-        self.config, self.layout, self.device = config, layout, device
-        self.cache = TensorCache(config, layout)
+        self.config, self.folders, self.device = config, folders, device
+        self.cache = TensorCache(config, folders)
         self.outcome = Outcome()
         self.total = total
         self._started = time.time()
@@ -81,7 +81,7 @@ class _Runner:
 
     def _settle(self, cell: Cell) -> bool:
         """Whether a cell is done or failed now; False where another process works on it."""
-        folder = self.layout.cell(cell)
+        folder = self.folders.cell(cell)
         if self._is_done(folder):
             return True
         with locked(folder, wait=False) as is_mine:
@@ -112,7 +112,7 @@ class _Runner:
     def _run(self, cell: Cell, folder: Path) -> None:
         try:
             self._provide(cell)
-            result = run_cell(cell, self.config, self.layout, self.cache, self.device)
+            result = run_cell(cell, self.config, self.folders, self.cache, self.device)
         except Exception as error:  # noqa: BLE001 - one bad cell must not stop the others
             atomic_write_bytes(folder / FAILURE, traceback.format_exc().encode())
             self.outcome.failed[cell.name] = f"{type(error).__name__}: {error}"
@@ -140,6 +140,6 @@ class _Runner:
         return f"{left / 60:.0f} min" if left >= 90 else f"{left:.0f} s"
 
     def _provide(self, cell: Cell) -> None:
-        make_pictures(self.config.data[cell.data], self.layout.pictures(cell.data))
+        make_pictures(self.config.data[cell.data], self.folders.pictures(cell.data))
         if cell.method != CLEAN and self.config.methods[cell.method].method != FOLDER:
-            make_protected(self.config, self.layout, cell)
+            make_protected(self.config, self.folders, cell)

@@ -9,7 +9,7 @@ from typing import Any
 
 from unseg.config.evaluate import CLEAN, EvaluateConfig
 from unseg.metrics import marginal_value, protection
-from unseg.victims.grid.cells import Cell, Layout, expand, read_json
+from unseg.victims.grid.cells import Cell, GridFolders, expand, read_json
 from unseg.victims.grid.run_cell import RESULT
 
 Result = dict[str, Any]
@@ -128,13 +128,13 @@ class ScoreRow:
 
 def collect(config: EvaluateConfig) -> tuple[list[ScoreRow], dict[Key, list[Result]]]:
     """All rows of a grid in its order, and the results behind each."""
-    layout = Layout(config, is_recorded=True)
+    folders = GridFolders(config, is_recorded=True)
     results: dict[Key, list[Result]] = {}
     expected: dict[Key, int] = {}
     for cell in expand(config):
         key = Key.of(cell)
         expected[key] = expected.get(key, 0) + 1
-        found = read_json(layout.cell(cell) / RESULT)
+        found = read_json(folders.cell(cell) / RESULT)
         results.setdefault(key, [])
         if found is not None:
             results[key].append(found)
@@ -227,13 +227,13 @@ class Change:
 
 def changes(config: EvaluateConfig) -> list[Change]:
     """How each method changed each data set, as measured on the written files."""
-    layout = Layout(config, is_recorded=True)
+    folders = GridFolders(config, is_recorded=True)
     found: dict[tuple[str, str, float, float], Change] = {}
     for cell in expand(config):
         place = (cell.data, cell.method, cell.epsilon, cell.epsilon_bg)
         if cell.method == CLEAN or place in found:
             continue
-        figures = read_json(layout.protected(cell) / "train.json")
+        figures = read_json(folders.protected(cell) / "train.json")
         if figures is not None:
             found[place] = Change(*place, **figures)
     return list(found.values())

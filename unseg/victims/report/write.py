@@ -13,7 +13,7 @@ from unseg.config.evaluate import CLEAN, EvaluateConfig
 from unseg.io.files import atomic_write, atomic_write_bytes
 from unseg.utils.errors import UserError
 from unseg.victims.data.splits import split_config
-from unseg.victims.grid.cells import Cell, Layout, expand
+from unseg.victims.grid.cells import Cell, GridFolders, expand
 from unseg.victims.grid.run_cell import EXAMPLES, protected_root
 from unseg.victims.report import figures
 from unseg.victims.report.aggregate import Key, ScoreRow, changes, collect
@@ -219,33 +219,33 @@ def _curve_section(rows: list[ScoreRow], config: EvaluateConfig) -> Iterator[Sec
 
 
 def _picture_section(config: EvaluateConfig) -> Iterator[Section]:
-    layout = Layout(config, is_recorded=True)
+    folders = GridFolders(config, is_recorded=True)
     parts: list[Text | Table | Figure] = []
     cells = [cell for cell in expand(config) if not cell.clean_share and cell.defence == "none"]
     for data in dict.fromkeys(cell.data for cell in cells):
         of_data = [cell for cell in cells if cell.data == data]
-        parts += _histograms(config, layout, data, of_data)
+        parts += _histograms(config, folders, data, of_data)
         section = config.data[data]
         if not (section.publishable or section.synthetic is not None):
             parts.append(Text(f"Pictures of {data} are not shown: data.publishable is false."))
             continue
         for victim in dict.fromkeys(cell.victim for cell in of_data):
-            parts += _examples(config, layout, [c for c in of_data if c.victim == victim])
+            parts += _examples(config, folders, [c for c in of_data if c.victim == victim])
     if parts:
         yield Section("Pictures and predictions", parts)
 
 
 def _histograms(
-    config: EvaluateConfig, layout: Layout, data: str, cells: Sequence[Cell]
+    config: EvaluateConfig, folders: GridFolders, data: str, cells: Sequence[Cell]
 ) -> list[Text | Table | Figure]:
     roots = {}
     for cell in cells:
-        root = None if cell.method == CLEAN else protected_root(config, layout, cell, "train")
+        root = None if cell.method == CLEAN else protected_root(config, folders, cell, "train")
         if root is not None and root.is_dir():
             roots[method_title(config, Key.of(cell))] = root
     if not roots:
         return []
-    dataset = split_config(config.data[data], "train", layout.pictures(data))
+    dataset = split_config(config.data[data], "train", folders.pictures(data))
     try:
         picture = figures.histogram(dataset, roots, title=f"pixel values, {data}")
     except UserError as error:
@@ -255,11 +255,11 @@ def _histograms(
 
 
 def _examples(
-    config: EvaluateConfig, layout: Layout, cells: Sequence[Cell]
+    config: EvaluateConfig, folders: GridFolders, cells: Sequence[Cell]
 ) -> list[Text | Table | Figure]:
     examples: dict[str, dict[str, np.ndarray]] = {}
     for cell in cells:
-        path = layout.cell(cell) / EXAMPLES
+        path = folders.cell(cell) / EXAMPLES
         name = method_title(config, Key.of(cell))
         if name not in examples and path.is_file():
             with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
