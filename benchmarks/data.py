@@ -16,8 +16,7 @@ from benchmarks.plain_data import PlainSample, Sides
 from unseg.data.hqseg import open_folders
 from unseg.data.loader import TrainLoader
 from unseg.data.pairs import Dataset
-from unseg.data.prompts import boxes_from_masks, generator_prompts
-from unseg.data.transforms import to_surrogate_frame
+from unseg.data.prompts import bilinear, boxes_from_masks, generator_prompts
 from unseg.models import SIZES
 from unseg.types import Batch, Prompts
 from unseg.utils.seed import numpy_generator
@@ -136,8 +135,8 @@ def _as_sample(batch: Batch, sides: Sides) -> PlainSample:
     return PlainSample(
         batch.image[0],
         batch.mask[0],
-        to_surrogate_frame(batch.image, sides.surrogate)[0],
-        to_surrogate_frame(batch.mask, sides.surrogate)[0],
+        bilinear(batch.image, sides.surrogate)[0],
+        bilinear(batch.mask, sides.surrogate)[0],
         batch.generator_prompts,
         batch.surrogate_prompts,
     )

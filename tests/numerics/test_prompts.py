@@ -11,15 +11,17 @@ import torch.nn.functional as F
 
 from unseg.data.prompts import (
     PROMPT_ABOVE,
+    bilinear,
     boxes_from_masks,
     corrupt_mask,
     generator_prompts,
     mask_prompt,
+    nearest,
+    pad_to_square,
     sample_points,
     squashed_box,
     surrogate_prompts,
 )
-from unseg.data.transforms import bilinear, nearest, pad_to_square
 from unseg.types import Prompts
 
 

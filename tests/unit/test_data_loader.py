@@ -14,7 +14,7 @@ from unseg.data import Synthetic
 from unseg.data.hqseg import open_list
 from unseg.data.loader import PendingBatch, TrainLoader
 from unseg.data.pairs import DataError, PairDataset
-from unseg.data.transforms import OBJECT_ABOVE, to_surrogate_frame
+from unseg.data.prompts import OBJECT_ABOVE, bilinear
 from unseg.types import Batch, Sample
 
 SIZES = {
@@ -193,7 +193,7 @@ def test_pending_pixels_are_pinned_on_their_way_to_a_device(
 
 def test_prompts_are_in_the_frame_of_their_player() -> None:
     for batch in loader(Synthetic(24, 64), batch_size=24).epoch(0):
-        small = to_surrogate_frame(batch.mask, 32)
+        small = bilinear(batch.mask, 32)
         for prompts, mask in (
             (batch.generator_prompts, batch.mask),
             (batch.surrogate_prompts, small),

@@ -12,7 +12,7 @@ from unseg.data.coco_instances import open_coco_instances
 from unseg.data.hqseg import open_list
 from unseg.data.loader import TrainLoader
 from unseg.data.pairs import Subset, check_dataset
-from unseg.data.transforms import OBJECT_ABOVE
+from unseg.data.prompts import OBJECT_ABOVE
 from unseg.data.validation import ValidationLoader
 
 

@@ -15,9 +15,8 @@ from engine_cases import (
     trainer,
 )
 
-from unseg.engine.bilevel import BilevelSchedule
+from unseg.engine.bilevel import BilevelSchedule, micro_batches
 from unseg.engine.checkpoint import CheckpointFolder, load_checkpoint
-from unseg.engine.trainer import micro_batches
 from unseg.engine.watch import NonFiniteLossError
 from unseg.types import Phase
 from unseg.utils.errors import UserError

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -167,3 +168,17 @@ def render(window: Window, device: torch.device | str = "cpu") -> Tensor:
 
 def _put(values: np.ndarray, device: torch.device | str) -> Tensor:
     return torch.from_numpy(values).to(device, non_blocking=True)
+
+
+def pad_to(crop: Tensor, image_size: int) -> Tensor:
+    """`crop` (..., h, w) with zeros added at bottom and right up to side `image_size`."""
+    return F.pad(crop, (0, image_size - crop.shape[-1], 0, image_size - crop.shape[-2]))
+
+
+def to_tensor(pixels: np.ndarray) -> Tensor:
+    """(1, C, H, W) float32 in [0, 1] of (H, W, C) or (H, W) uint8, or of a bool mask."""
+    if pixels.dtype == bool:
+        pixels = pixels.astype(np.uint8) * 255
+    tensor = torch.from_numpy(np.ascontiguousarray(pixels))
+    planes = tensor.permute(2, 0, 1) if tensor.ndim == 3 else tensor[None]
+    return planes[None].float().div_(255)

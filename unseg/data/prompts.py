@@ -1,4 +1,4 @@
-"""Prompts made from masks, for training, validation and generation.
+"""Prompts made from masks, for training, validation and generation, and the resizes they need.
 
 A prompt pixel is one with mask > 128 of 255 (docs/METHOD.md, "4. Training"). Masks are
 (B, 1, H, W) float in [0, 1]; prompts are in the pixels of that same frame.
@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from unseg.data.transforms import OBJECT_ABOVE, bilinear, nearest, pad_to_square, rounded
 from unseg.types import Prompts
+
+OBJECT_ABOVE = 127 / 255
+"""An image pixel belongs to the object where its mask, in [0, 1], is above this (127 of 255)."""
 
 PROMPT_ABOVE = 128 / 255
 """A pixel may carry a point or bound a box where its mask, in [0, 1], is above this."""
@@ -20,6 +23,33 @@ NUM_POINTS = 10
 """Points of a prompt; a mask with fewer pixels offers no points."""
 
 KINDS = ("box", "points", "mask")
+
+
+def bilinear(x: Tensor, size: int | tuple[int, int]) -> Tensor:
+    """`x` (B, C, H, W) resized bilinearly to `size` (side or (H, W)), as float32."""
+    size = (size, size) if isinstance(size, int) else size
+    x = x.float()
+    if tuple(x.shape[-2:]) == size:
+        return x
+    return F.interpolate(x, size, mode="bilinear", align_corners=False)
+
+
+def nearest(x: Tensor, size: int | tuple[int, int]) -> Tensor:
+    """`x` (B, C, H, W) resized with torch's `nearest` (floor) to `size`, as float32."""
+    size = (size, size) if isinstance(size, int) else size
+    return F.interpolate(x.float(), size, mode="nearest")
+
+
+def rounded(x: Tensor) -> Tensor:
+    """`torch.round`: exact halves, which a 4x reduction yields, become 0."""
+    return torch.round(x)
+
+
+def pad_to_square(x: Tensor) -> Tensor:
+    """`x` (..., H, W) with zeros added at bottom and right up to side max(H, W)."""
+    height, width = x.shape[-2:]
+    side = max(height, width)
+    return F.pad(x, (0, side - width, 0, side - height))
 
 
 def boxes_from_masks(mask: Tensor, *, above: float = PROMPT_ABOVE) -> Tensor:

@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
+from unseg.data.jitter import to_tensor
 from unseg.data.pairs import Dataset, prepare
-from unseg.data.prompts import squashed_box
-from unseg.data.transforms import OBJECT_ABOVE, squash, to_surrogate_frame, to_tensor
+from unseg.data.prompts import OBJECT_ABOVE, bilinear, squashed_box
 from unseg.types import Batch, Prompts
 from unseg.utils.errors import UserError
 
@@ -59,12 +59,12 @@ class _Squashed(TorchDataset):
         native = mask[0, 0] > OBJECT_ABOVE
         if not native.any():
             return sample.name, "mask is all black (no pixel above 127)"
-        square = squash(mask, self.image_size)
+        square = bilinear(mask, self.image_size)
         # The surrogate sees the square made smaller; only where the object vanishes there is its
         # box scaled from the native mask.
-        small = to_surrogate_frame(square, self.surrogate_image_size)
+        small = bilinear(square, self.surrogate_image_size)
         batch = Batch(
-            image=squash(to_tensor(sample.image), self.image_size),
+            image=bilinear(to_tensor(sample.image), self.image_size),
             mask=square,
             generator_prompts=Prompts(boxes=squashed_box(square, native=mask)),
             surrogate_prompts=Prompts(boxes=squashed_box(small, native=mask)),

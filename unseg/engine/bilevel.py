@@ -81,13 +81,26 @@ class Game:
         return [torch_generator(self.seed, epoch, int(i), purpose) for i in batch.indices]
 
 
+def modified_label(mask: Tensor) -> Tensor:
+    """Label modification (LM): the generator's target is all ones, padding included.
+
+    Without LM (`loss.label_modification=false`, an ablation) it is the true mask.
+
+    Args:
+        mask: (B, 1, s, s) in [0, 1].
+
+    Returns:
+        (B, 1, s, s) of ones.
+    """
+    return torch.ones_like(mask)
+
+
 def generator_step(
     generator: Generator, surrogate: Surrogate, batch: Batch, *, game: Game, epoch: int
 ) -> MaskLosses:
     """Losses that teach the generator: noise with which the surrogate already succeeds.
 
-    The surrogate is frozen, but gradients run through it to the noise. The target is all ones over
-    the whole square, padding included (paper's label modification), or the true mask without LM.
+    The surrogate is frozen, but gradients run through it to the noise.
     """
     with frozen(surrogate):
         with mixed_precision(batch.image, game):
@@ -95,7 +108,7 @@ def generator_step(
         logits, mask = surrogate_logits(
             surrogate, batch, noise.to(batch.image.dtype), game=game, epoch=epoch
         )
-    target = torch.ones_like(mask) if game.label_modification else mask
+    target = modified_label(mask) if game.label_modification else mask
     return _point_losses(logits, target, batch, game=game, epoch=epoch)
 
 
@@ -115,6 +128,63 @@ def surrogate_step(
 
 
 STEPS = {Phase.GENERATOR: generator_step, Phase.SURROGATE: surrogate_step}
+
+
+def accumulate_gradients(
+    phase: Phase,
+    generator: Generator,
+    surrogate: Surrogate,
+    batch: Batch,
+    *,
+    game: Game,
+    epoch: int,
+    num_masks: Tensor,
+    micro_batch_size: int | None = None,
+) -> Iterator[tuple[Tensor, Tensor, MaskLosses]]:
+    """Add the gradients of one step, a micro-batch at a time, and yield the losses of each.
+
+    The loss is the mean over all masks of the global batch, so that gradients simply add up over
+    micro-batches and ranks, however unevenly the masks are spread.
+
+    Args:
+        phase: who learns.
+        generator: on the device where the work is done, like the surrogate.
+        surrogate: see above.
+        batch: this rank's share of the global batch, on any device.
+        game: losses and budget.
+        epoch: for random draws.
+        num_masks: () number of masks of the global batch, over all ranks.
+        micro_batch_size: images of one forward pass, or None for all.
+
+    Yields:
+        The part's share of the loss (), the weighted loss of each mask (B,), and its two terms.
+    """
+    for part in micro_batches(batch, micro_batch_size):
+        losses = STEPS[phase](
+            generator, surrogate, part.to(num_masks.device), game=game, epoch=epoch
+        )
+        total = losses.total(bce_weight=game.bce_weight, dice_weight=game.dice_weight)
+        loss = total.sum() / num_masks
+        loss.backward()
+        yield loss, total, losses
+
+
+def micro_batches(batch: Batch, size: int | None) -> Iterator[Batch]:
+    """Consecutive parts of at most `size` samples; none of an empty batch."""
+    if size is None or len(batch) <= size:
+        if len(batch):
+            yield batch
+        return
+    for first in range(0, len(batch), size):
+        rows = slice(first, first + size)
+        yield Batch(
+            image=batch.image[rows],
+            mask=batch.mask[rows],
+            generator_prompts=batch.generator_prompts.select(rows),
+            surrogate_prompts=batch.surrogate_prompts.select(rows),
+            names=batch.names[rows],
+            indices=batch.indices[rows],
+        )
 
 
 def surrogate_logits(

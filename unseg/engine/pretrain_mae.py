@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from unseg.config.load import to_dict
 from unseg.config.pretrain import NOT_METHOD, PretrainConfig
-from unseg.data.transforms import to_tensor
+from unseg.data.jitter import to_tensor
 from unseg.engine.checkpoint import CheckpointFolder, load_checkpoint
 from unseg.engine.metric_log import MetricLog
 from unseg.engine.optim import set_rate

@@ -23,7 +23,7 @@ from unseg.engine.metric_log import MetricLog
 from unseg.engine.optim import RateSchedule, build_adam
 from unseg.engine.random_degrade import RandomDegrade
 from unseg.engine.trainer import Pace, Trainer
-from unseg.engine.validate import Budget, Validator
+from unseg.engine.validate import MeasuredBudget, Validator
 from unseg.io.files import atomic_write
 from unseg.models import Generator, Surrogate, build_generator, build_surrogate
 from unseg.models.encoder import ImageEncoder
@@ -212,10 +212,10 @@ def build_game(config: TrainConfig) -> Game:
     )
 
 
-def validation_budgets(config: TrainConfig) -> tuple[Budget, ...]:
+def validation_budgets(config: TrainConfig) -> tuple[MeasuredBudget, ...]:
     """The training budget and, last, the one of generation; one where they are the same."""
-    training = Budget(config.noise.epsilon, config.noise.epsilon_bg)
-    generation = Budget(config.validate.epsilon, config.validate.epsilon_bg)
+    training = MeasuredBudget(config.noise.epsilon, config.noise.epsilon_bg)
+    generation = MeasuredBudget(config.validate.epsilon, config.validate.epsilon_bg)
     return (training,) if training == generation else (training, generation)
 
 

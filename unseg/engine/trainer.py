@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from unseg.engine import watch
-from unseg.engine.bilevel import STEPS, BilevelSchedule, Game
+from unseg.engine.bilevel import BilevelSchedule, Game, accumulate_gradients
 from unseg.engine.checkpoint import CheckpointFolder, restore_rng, rng_state
 from unseg.engine.metric_log import MetricLog
 from unseg.engine.optim import RateSchedule, set_rate
@@ -24,7 +24,7 @@ from unseg.utils import distributed
 _log = logging.getLogger(__name__)
 
 
-class Loader(Protocol):
+class EpochLoader(Protocol):
     """Batches that are a pure function of the epoch: what makes resuming exact."""
 
     def __len__(self) -> int:
@@ -35,7 +35,7 @@ class Loader(Protocol):
 
 
 @dataclass
-class Progress:
+class TrainingPosition:
     """Where a run is: the next thing to do is batch `batch` of epoch `epoch`.
 
     Attributes:
@@ -103,7 +103,7 @@ class Trainer:
         generator: Generator,
         surrogate: Surrogate,
         optimizers: dict[Phase, torch.optim.Optimizer],
-        loader: Loader,
+        loader: EpochLoader,
         game: Game,
         schedule: BilevelSchedule,
         rate: RateSchedule,
@@ -123,7 +123,7 @@ class Trainer:
         self.rate, self.pace = rate, pace
         self.checkpoints, self.metrics, self.validate = checkpoints, metrics, validate
         self.identity = identity
-        self.progress = Progress()
+        self.progress = TrainingPosition()
         self.device = next(generator.parameters()).device
         self._base_rates = {p: o.param_groups[0]["lr"] for p, o in optimizers.items()}
         self._finite = watch.FiniteWatch()
@@ -180,28 +180,23 @@ class Trainer:
         return True
 
     def train_step(self, phase: Phase, batch: Batch) -> None:
-        """One optimiser step of the player of this phase, on this rank's share of the batch.
-
-        The loss is the mean over all masks of the global batch, so that gradients simply add up
-        over micro-batches and ranks, however unevenly the masks are spread.
-        """
+        """One optimiser step of the player of this phase, on this rank's share of the batch."""
         for player, module in self.players.items():
             module.train(player is phase)
         optimizer = self.optimizers[phase]
         optimizer.zero_grad(set_to_none=True)
         count = distributed.all_reduce_sum(torch.full((), float(len(batch)), device=self.device))
         where = self._where(phase, batch)
-        for part in micro_batches(batch, self.pace.micro_batch_size):
-            losses = STEPS[phase](
-                self.generator,
-                self.surrogate,
-                part.to(self.device),
-                game=self.game,
-                epoch=self.progress.epoch,
-            )
-            total = losses.total(bce_weight=self.game.bce_weight, dice_weight=self.game.dice_weight)
-            loss = total.sum() / count
-            loss.backward()
+        for loss, total, losses in accumulate_gradients(
+            phase,
+            self.generator,
+            self.surrogate,
+            batch,
+            game=self.game,
+            epoch=self.progress.epoch,
+            num_masks=count,
+            micro_batch_size=self.pace.micro_batch_size,
+        ):
             self._finite.check(loss, where)
             self._losses.add(total=total, bce=losses.bce, dice=losses.dice)
         distributed.all_reduce_gradients(optimizer.param_groups[0]["params"])
@@ -320,31 +315,13 @@ class Trainer:
 
     def restore(self, content: dict[str, Any]) -> None:
         """Continue from a checkpoint's `state`."""
-        self.progress = Progress(**content["progress"])
+        self.progress = TrainingPosition(**content["progress"])
         self.generator.load_state_dict(content["generator"])
         self.surrogate.load_state_dict(content["surrogate"])
         for phase, optimizer in self.optimizers.items():
             optimizer.load_state_dict(content["optimizers"][phase.value])
         restore_rng(content["rng"])
         self._last_saved = self.progress.step
-
-
-def micro_batches(batch: Batch, size: int | None) -> Iterator[Batch]:
-    """Consecutive parts of at most `size` samples; none of an empty batch."""
-    if size is None or len(batch) <= size:
-        if len(batch):
-            yield batch
-        return
-    for first in range(0, len(batch), size):
-        rows = slice(first, first + size)
-        yield Batch(
-            image=batch.image[rows],
-            mask=batch.mask[rows],
-            generator_prompts=batch.generator_prompts.select(rows),
-            surrogate_prompts=batch.surrogate_prompts.select(rows),
-            names=batch.names[rows],
-            indices=batch.indices[rows],
-        )
 
 
 @torch.no_grad()

@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Budget:
+class MeasuredBudget:
     """A pair of bounds to measure at, in grey levels."""
 
     epsilon: float
@@ -59,7 +59,7 @@ class Validator:
     """
 
     loaders: Mapping[str, Iterable[ValidationBatch]]
-    budgets: tuple[Budget, ...]
+    budgets: tuple[MeasuredBudget, ...]
     run_dir: Path
     metrics: MetricLog
     num_images: int = 4
@@ -168,7 +168,7 @@ class Validator:
             self.metrics.image(step, f"val/{name}", picture)
 
 
-def metric_names(budgets: Iterable[Budget]) -> list[str]:
+def metric_names(budgets: Iterable[MeasuredBudget]) -> list[str]:
     """Names of what is measured on each image, in the order of `Validator`'s columns."""
     views = ["clean", *(budget.name for budget in budgets)]
     names = [f"{view}/{metric}" for view in views for metric in ("iou", "boundary_iou")]
@@ -191,7 +191,7 @@ def _resized(logits: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(logits, size, mode="bilinear", align_corners=False)
 
 
-def _log_line(name: str, found: dict[str, float], budgets: tuple[Budget, ...]) -> None:
+def _log_line(name: str, found: dict[str, float], budgets: tuple[MeasuredBudget, ...]) -> None:
     parts = [f"clean IoU {found['clean/iou']:.3f}"]
     for budget in budgets:
         protected, gap = found[f"{budget.name}/iou"], found[f"{budget.name}/gap"]

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import get_args
 
-from unseg.models.encoder import ImageEncoder
+from unseg.models.encoder import BatchPromptEncoder, ImageEncoder
 from unseg.models.generator import Generator
 from unseg.models.noise_decoder import NoiseDecoder, NoiseReadout, SingleMaskDecoder
-from unseg.models.prompt_encoder import BatchPromptEncoder
 from unseg.models.surrogate import ResNetEncoder, Surrogate
 from unseg.noise import NoiseChannels
 from unseg.utils.errors import UserError

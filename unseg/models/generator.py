@@ -7,9 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unseg.models.encoder import EncoderOutput, ImageEncoder, ImageNetNormalise
+from unseg.models.encoder import BatchPromptEncoder, EncoderOutput, ImageEncoder, ImageNetNormalise
 from unseg.models.noise_decoder import NoiseDecoder, NoiseReadout
-from unseg.models.prompt_encoder import BatchPromptEncoder
 from unseg.noise import NoiseChannels, shared_by_colours, without_means
 from unseg.types import Prompts
 

@@ -11,10 +11,9 @@ import torch.nn.functional as F
 from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor, nn
 
-from unseg.models.encoder import EncoderOutput, ImageEncoder, ImageNetNormalise
+from unseg.models.encoder import BatchPromptEncoder, EncoderOutput, ImageEncoder, ImageNetNormalise
 from unseg.models.generator import check_inputs
 from unseg.models.noise_decoder import SingleMaskDecoder
-from unseg.models.prompt_encoder import BatchPromptEncoder
 from unseg.types import Prompts
 
 RESNET50_STAGE_CHANNELS = (1024, 2048)

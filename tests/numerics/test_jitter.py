@@ -7,18 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from unseg.data.jitter import Crop, LargeScaleJitter, cut_window, render
-from unseg.data.transforms import (
-    OBJECT_ABOVE,
-    bilinear,
-    nearest,
-    pad_to,
-    pad_to_square,
-    rounded,
-    squash,
-    to_surrogate_frame,
-    to_tensor,
-)
+from unseg.data.jitter import Crop, LargeScaleJitter, cut_window, pad_to, render, to_tensor
+from unseg.data.prompts import OBJECT_ABOVE, bilinear, nearest, pad_to_square, rounded
 
 
 def slow_crop(pixels: np.ndarray, crop: Crop) -> torch.Tensor:
@@ -149,13 +139,13 @@ def test_padding_adds_zeros_at_bottom_and_right() -> None:
 
 def test_the_surrogates_half_size_copy_is_the_average_of_two_by_two() -> None:
     x = torch.rand(2, 3, 64, 64)
-    assert torch.equal(to_surrogate_frame(x, 32), F.avg_pool2d(x, 2))
+    assert torch.equal(bilinear(x, 32), F.avg_pool2d(x, 2))
 
 
 def test_squashing_is_interpolate_without_antialias() -> None:
     x = torch.rand(1, 3, 50, 70)
     expected = F.interpolate(x, (32, 32), mode="bilinear", align_corners=False)
-    assert torch.equal(squash(x, 32), expected)
+    assert torch.equal(bilinear(x, 32), expected)
 
 
 def test_thresholds_split_grey_levels_exactly() -> None:
