@@ -14,7 +14,7 @@ from benchmarks.measure import NO_BF16, Row, Settings, bf16_note, compare, large
 from unseg.engine.bilevel import frozen
 from unseg.losses import choose_points, mask_losses
 from unseg.models import SIZES, Generator, Surrogate, build_generator, build_surrogate
-from unseg.models.prompt_encoder import EncodedPrompts
+from unseg.models.encoder import EncodedPrompts
 from unseg.noise import compose
 from unseg.types import Prompts
 
