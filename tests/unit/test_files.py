@@ -13,16 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from unseg.io.files import (
-    atomic_write,
-    atomic_write_bytes,
-    image_size,
-    read_grey,
-    read_labels,
-    read_rgb,
-    resolve_inside,
-    sha256_file,
-)
+from unseg.io.decode import image_size, read_grey, read_labels, read_rgb
+from unseg.io.files import atomic_write, atomic_write_bytes, resolve_inside, sha256_file
 from unseg.utils.errors import UserError
 
 

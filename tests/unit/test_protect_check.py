@@ -1,6 +1,7 @@
 """`unseg check` finds what is wrong, and says what JPEG leaves of the noise."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +9,9 @@ from generate_cases import make_image, make_set, protect_set
 from PIL import Image
 
 from unseg.commands.check import main
-from unseg.io.pictures import Picture, decode_picture, encode_picture, read_picture
+from unseg.io.encode import encode_picture
+from unseg.io.files import FileContent
+from unseg.io.pictures import Picture, read_picture
 from unseg.protection.writing.check import check_set, survival
 from unseg.utils.errors import UserError
 
@@ -39,7 +42,9 @@ def test_survival_is_that_of_a_plain_computation():
     noise = rng.integers(-6, 7, clean.pixels.shape)
     protected = clean.with_pixels(np.clip(clean.pixels + noise, 0, 255).astype(np.uint8))
     found = survival(clean, protected, quality=75)
-    coded = decode_picture(encode_picture(protected, "JPEG", quality=75), name="x").pixels
+    coded = read_picture(
+        FileContent(Path("x"), encode_picture(protected, "JPEG", quality=75))
+    ).pixels
     a = (protected.pixels.astype(float) - clean.pixels).ravel()
     b = (coded.astype(float) - clean.pixels).ravel()
     assert found.correlation == pytest.approx(np.corrcoef(a, b)[0, 1])

@@ -25,7 +25,7 @@ from unseg.data.annotations import AnnotationSource, Item, build_source
 from unseg.data.annotations.base import Annotation, ClassIdError
 from unseg.data.annotations.coco import JsonSource
 from unseg.data.annotations.tree import scan_images
-from unseg.io.files import image_size
+from unseg.io.decode import image_size
 from unseg.io.pictures import read_picture
 from unseg.utils.errors import UserError
 

@@ -11,7 +11,8 @@ import numpy as np
 from unseg.data.annotations.json_index import JsonIndex, faults_of
 from unseg.data.annotations.raster import decode_segmentation
 from unseg.data.pairs import DataError
-from unseg.io.files import image_size, read_rgb, resolve_inside
+from unseg.io.decode import image_size, read_rgb
+from unseg.io.files import resolve_inside
 from unseg.types import Sample
 from unseg.utils.errors import UserError
 

@@ -14,7 +14,8 @@ from typing import Protocol
 
 import numpy as np
 
-from unseg.io.files import image_size, read_grey, read_rgb, resolve_inside
+from unseg.io.decode import image_size, read_grey, read_rgb
+from unseg.io.files import resolve_inside
 from unseg.types import Sample
 from unseg.utils.errors import UserError
 from unseg.utils.logging import Progress

@@ -25,8 +25,8 @@ from unseg.engine.checkpoint import CheckpointFolder, load_checkpoint
 from unseg.engine.metric_log import MetricLog
 from unseg.engine.optim import set_rate
 from unseg.engine.watch import FiniteWatch, stop_signals
-from unseg.io.files import FORMATS, read_rgb
-from unseg.io.files import image_size as image_size_of
+from unseg.io.decode import FORMATS, read_rgb
+from unseg.io.decode import image_size as image_size_of
 from unseg.io.suffixes import PICTURE_SUFFIXES
 from unseg.models.build import SIZES, build_surrogate
 from unseg.models.encoder import ImageEncoder, ImageNetNormalise

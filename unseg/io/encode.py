@@ -1,4 +1,4 @@
-"""PNG and TIFF files of any of our pixel types, with a colour profile.
+"""Pictures as the bytes of a file: PNG and TIFF of any of our pixel types, BMP, WebP, JPEG.
 
 No installed library writes all of them: OpenCV has no profiles and no grey with alpha, Pillow no
 16-bit colour. OpenCV compresses where it can, being the fastest.
@@ -6,15 +6,60 @@ No installed library writes all of them: OpenCV has no profiles and no grey with
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 
 import cv2
 import numpy as np
+from PIL import Image
+
+from unseg.io.pictures import OutputFormat, Picture
+from unseg.utils.errors import UserError
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_COLOUR_TYPE = {1: 0, 2: 4, 3: 2, 4: 6}
 _LEVEL = 6
+
+
+def encode_picture(picture: Picture, format: OutputFormat = "PNG", *, quality: int = 95) -> bytes:
+    """The bytes of a picture's file.
+
+    Args:
+        picture: what to write; the colour profile is embedded.
+        format: all but "JPEG" are lossless.
+        quality: of a JPEG, 1 to 100; it is written without chroma subsampling.
+
+    Raises:
+        UserError: the format cannot hold the picture (16 bits, alpha or a profile).
+    """
+    pixels = picture.stacked()
+    if format == "PNG":
+        return png_bytes(pixels, icc=picture.icc)
+    is_deep_grey_alpha = pixels.shape[2] == 2 and picture.max_value > 255
+    if format == "TIFF" and not is_deep_grey_alpha:
+        return tiff_bytes(pixels, icc=picture.icc)
+    lacks = [
+        what
+        for what, is_there in (
+            ("16 bits", picture.max_value > 255),
+            ("transparency", picture.alpha is not None and format != "WEBP"),
+            ("a colour profile", picture.icc is not None and format == "BMP"),
+        )
+        if is_there
+    ]
+    if lacks:
+        raise UserError(f"{format} cannot hold {' and '.join(lacks)}; write PNG instead")
+    image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+    buffer = io.BytesIO()
+    options = {"icc_profile": picture.icc} if picture.icc else {}
+    if format == "JPEG":
+        image.save(buffer, "JPEG", quality=quality, subsampling=0, **options)
+    elif format == "WEBP":
+        image.save(buffer, "WEBP", lossless=True, exact=True, **options)
+    else:
+        image.save(buffer, "BMP")
+    return buffer.getvalue()
 
 
 def png_bytes(pixels: np.ndarray, *, icc: bytes | None = None) -> bytes:

@@ -1,37 +1,40 @@
-"""Files at the edge of the program: atomic writes, checksums, and pictures decoded with care.
-
-Pictures are recognised by content, never by suffix. The size in the header is checked before a
-pixel is decoded, so that a small file cannot fill the memory, and a truncated file is an error:
-OpenCV would silently fill the missing rows with grey.
-"""
+"""Files at the edge of the program: atomic writes, whole reads, checksums, safe paths, folders."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import hashlib
-import io
 import os
 import secrets
-import warnings
+import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, Any
 
-import cv2
-import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
-
 from unseg.utils.errors import UserError
 
-MAX_PIXELS = 178_956_970
-"""Largest picture read by default, and at all: Pillow itself refuses to open a larger one."""
-
-FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "PPM")
-"""Formats that are read; of a phone's JPEG with a second picture behind (MPO) the first."""
-
-_ORIENTATION_TAG = 0x0112
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@dataclass(frozen=True)
+class FileContent:
+    """A file that was read once: hashed and decoded from memory.
+
+    Attributes:
+        path: names it in messages.
+        data: its bytes.
+    """
+
+    path: Path
+    data: bytes
+
+    @cached_property
+    def sha256(self) -> str:
+        """SHA-256, in hexadecimal."""
+        return hashlib.sha256(self.data).hexdigest()
 
 
 @contextlib.contextmanager
@@ -72,13 +75,28 @@ def atomic_write_bytes(path: str | Path, data: bytes) -> None:
         file.write(data)
 
 
+def read_file(path: str | Path | FileContent) -> FileContent:
+    """The whole of a file; what was read already is given back as it is.
+
+    Raises:
+        UserError: it is missing, a folder, or unreadable.
+    """
+    if isinstance(path, FileContent):
+        return path
+    path = Path(path)
+    try:
+        return FileContent(path, path.read_bytes())
+    except OSError as error:
+        raise read_error(path, error) from None
+
+
 def sha256_file(path: str | Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     try:
         with Path(path).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise _read_error(Path(path), error) from None
+        raise read_error(Path(path), error) from None
 
 
 def resolve_inside(root: str | Path, relative: str | Path) -> Path:
@@ -97,178 +115,39 @@ def resolve_inside(root: str | Path, relative: str | Path) -> Path:
     return path
 
 
-def image_size(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """(height, width) of a picture once upright, from its header alone."""
-    path = Path(path)
-    with _opened(path, _existing(path), max_pixels) as image:
-        width, height = image.size
-        return (width, height) if _orientation(image) >= 5 else (height, width)
-
-
-def read_rgb(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """A picture as (H, W, 3) uint8 RGB, upright; grey is repeated, transparency dropped.
+def make_folder(path: Path) -> None:
+    """Make a folder and its parents.
 
     Raises:
-        UserError: missing, not a picture of `FORMATS`, animated, damaged, or above `max_pixels`.
+        UserError: it cannot be made.
     """
-    pixels = _read(Path(path), max_pixels, colour=True)
-    return np.ascontiguousarray(pixels)
-
-
-def read_grey(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """A picture as (H, W) uint8 brightness, upright: the reader of masks stored as pictures.
-
-    A palette picture gives the brightness of its colours; `read_labels` gives its indices.
-    """
-    return np.ascontiguousarray(_read(Path(path), max_pixels, colour=False))
-
-
-def read_labels(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """A label picture as (H, W) or (H, W, 3) of its stored values: palette indices, 16-bit ids.
-
-    Returns:
-        uint8, uint16 or int32, upright. One-bit pictures give 0 and 1.
-    """
-    path = Path(path)
-    with _opened(path, _bytes(path), max_pixels) as image, _decoding(path):
-        image = ImageOps.exif_transpose(image)
-        image.load()
-        if image.mode in ("LA", "RGBA"):
-            image = image.convert(image.mode[:-1])
-        values = np.asarray(image)
-    return np.ascontiguousarray(values.astype(np.uint8) if values.dtype == bool else values)
-
-
-def _read(path: Path, max_pixels: int, *, colour: bool) -> np.ndarray:
-    data = _bytes(path)
-    with _opened(path, data, max_pixels) as image, _decoding(path):
-        if image.format in ("JPEG", "MPO", "PNG") and image.mode != "CMYK":
-            _check_complete(path, data, image.format)
-            orientation = _orientation(image)
-            kind = cv2.IMREAD_COLOR if colour else cv2.IMREAD_GRAYSCALE
-            pixels = cv2.imdecode(
-                np.frombuffer(data, np.uint8), kind | cv2.IMREAD_IGNORE_ORIENTATION
-            )
-            if pixels is None:
-                raise UserError(f"{path}: damaged {image.format} file; restore or drop it")
-            if colour:
-                pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
-            return _turn_upright(pixels, orientation)
-        upright = ImageOps.exif_transpose(image)
-        if upright.mode.startswith("I;16"):
-            # Pillow's own conversion clips 16-bit values at 255 and so loses the picture.
-            upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
-        elif upright.mode in ("I", "F"):
-            fault = f"{path}: pixels of 32 bits have no agreed range; convert it to an 8-bit PNG"
-            raise UserError(fault)
-        return np.asarray(upright.convert("RGB" if colour else "L"))
-
-
-def _turn_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Undo the EXIF orientation (1 to 8) of (H, W) or (H, W, 3) pixels."""
-    if orientation >= 5:
-        pixels = pixels.swapaxes(0, 1)
-    if orientation in (3, 4, 7, 8):
-        pixels = pixels[::-1]
-    if orientation in (2, 3, 6, 7):
-        pixels = pixels[:, ::-1]
-    return pixels
-
-
-def _orientation(image: Image.Image) -> int:
-    """EXIF orientation, 1 (upright) where absent or senseless."""
-    if image.format == "PNG" and not {"exif", "Raw profile type exif"} & set(image.info):
-        return 1  # Pillow would decode the whole file to look for a chunk behind the pixels.
-    if image.format == "TIFF":
-        return 1  # Pillow turns TIFF itself, its size included.
     try:
-        value = image.getexif().get(_ORIENTATION_TAG, 1)
-    except Exception:  # a broken EXIF block must not cost the picture
-        return 1
-    return value if value in range(1, 9) else 1
-
-
-@contextlib.contextmanager
-def _opened(path: Path, source: bytes | Path, max_pixels: int) -> Iterator[Image.Image]:
-    """The picture with its header read and judged, its pixels not decoded."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            file = io.BytesIO(source) if isinstance(source, bytes) else source
-            image = Image.open(file, formats=FORMATS)
-    except Image.DecompressionBombError:
-        raise UserError(f"{path}: has more than {max_pixels} pixels; make it smaller") from None
-    except UnidentifiedImageError:
-        size = len(source) if isinstance(source, bytes) else source.stat().st_size
-        fault = "empty file" if size == 0 else f"not a picture of {', '.join(FORMATS)}"
-        raise UserError(f"{path}: {fault}; convert it to PNG or leave it out") from None
-    except (OSError, ValueError, SyntaxError) as error:
-        raise _damaged(path, error) from None
-    with image:
-        width, height = image.size
-        if width * height > max_pixels:
-            found = f"{width} x {height} pixels, more than {max_pixels}"
-            raise UserError(f"{path}: has {found}; make it smaller")
-        if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
-            raise UserError(f"{path}: holds several frames or pages; give one picture a file")
-        yield image
-
-
-@contextlib.contextmanager
-def _decoding(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except UserError:
-        raise
-    except (OSError, ValueError, SyntaxError, EOFError, cv2.error) as error:
-        raise _damaged(path, error) from None
-
-
-def _check_complete(path: Path, data: bytes, kind: str) -> None:
-    """Refuse a file whose end is missing, which OpenCV would fill silently."""
-    complete = _png_is_complete(data) if kind == "PNG" else _jpeg_is_complete(data)
-    if not complete:
-        raise UserError(f"{path}: truncated {kind} file; restore or drop it")
-
-
-def _png_is_complete(data: bytes) -> bool:
-    position = 8
-    while position + 12 <= len(data):
-        if data[position + 4 : position + 8] == b"IEND":
-            return True
-        position += 12 + int.from_bytes(data[position : position + 4], "big")
-    return False
-
-
-def _jpeg_is_complete(data: bytes) -> bool:
-    """Whether an end marker follows the start of the pixels (a thumbnail has its own before)."""
-    position = 2
-    while position + 4 <= len(data) and data[position] == 0xFF:
-        marker = data[position + 1]
-        if marker == 0xDA:
-            return data.find(b"\xff\xd9", position) >= 0
-        if marker == 0xFF:
-            position += 1
-        else:
-            position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
-    return False
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
+        path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _read_error(path, error) from None
+        remedy = "free some space" if error.errno == errno.ENOSPC else "choose another output.dir"
+        raise UserError(f"{path}: cannot be made: {error.strerror or error}; {remedy}") from None
 
 
-def _existing(path: Path) -> Path:
-    if not path.is_file():
-        error = IsADirectoryError if path.is_dir() else FileNotFoundError
-        raise _read_error(path, error())
-    return path
+def free_bytes(folder: Path) -> int:
+    """Space left on the disk of a folder that need not exist yet."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
 
 
-def _read_error(path: Path, error: OSError) -> UserError:
+def check_writable(folder: Path) -> None:
+    """Make the output folder and write into it.
+
+    Raises:
+        UserError: either fails.
+    """
+    make_folder(folder)
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"{folder}: is not writable; choose another output.dir")
+
+
+def read_error(path: Path, error: OSError) -> UserError:
+    """One line for a file that cannot be opened."""
     if isinstance(error, FileNotFoundError):
         return UserError(f"{path}: no such file")
     if isinstance(error, IsADirectoryError):
@@ -281,11 +160,6 @@ def _write_error(path: Path, error: OSError) -> UserError:
         return UserError(f"{path}: cannot be written: the folder {path.parent} does not exist")
     remedy = "; free some space and run again" if error.errno in _FULL_DISK else ""
     return UserError(f"{path}: cannot be written: {error.strerror or error}{remedy}")
-
-
-def _damaged(path: Path, error: Exception) -> UserError:
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return UserError(f"{path}: damaged picture ({reason}); restore or drop it")
 
 
 def _sync_folder(folder: Path) -> None:

@@ -1,37 +1,39 @@
 """Pictures at full fidelity: what a file holds, so that it can be written again without loss.
 
-`utils.files.read_rgb` gives 8-bit RGB, enough for training. Here 16 bits, one channel, alpha and
-the colour profile survive; what no output can keep is converted and noted, or refused by name.
+`decode.read_rgb` gives 8-bit RGB, enough for training. Here 16 bits, one channel, alpha and the
+colour profile survive; what no output can keep is converted and noted, or refused by name.
 """
 
 from __future__ import annotations
 
 import io
-import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import cv2
 import numpy as np
-from PIL import Image, ImageCms, UnidentifiedImageError
+from PIL import Image, ImageCms
 
-from unseg.io.encode import png_bytes, tiff_bytes
-from unseg.io.files import MAX_PIXELS
+from unseg.io.decode import (
+    MAX_PIXELS,
+    ORIENTATION_TAG,
+    REFUSED,
+    decoding,
+    opened,
+    orientation_of,
+    turn_upright,
+)
+from unseg.io.files import FileContent, read_file
 from unseg.io.suffixes import FORMAT_SUFFIXES
 from unseg.utils.errors import UserError
 
 OutputFormat = Literal["PNG", "TIFF", "BMP", "WEBP", "JPEG"]
 
-FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "PPM")
-"""Formats that are decoded; MPO, the JPEG of phones with a second picture behind, is a JPEG."""
-
-_ORIENTATION_TAG = 0x0112
 _TIFF_BITS_TAG, _TIFF_PHOTOMETRIC_TAG = 258, 262
 _PNG_GREY_ALPHA = 4
 _CLASSIC_TIFF = 42
 _DIRECT_MODES = ("L", "LA", "RGB", "RGBA")
-_REFUSED = (OSError, ValueError, SyntaxError, EOFError, KeyError, IndexError, cv2.error)
 
 
 @dataclass(frozen=True)
@@ -107,129 +109,41 @@ class Picture:
         return np.concatenate([self.pixels, self.alpha[..., None]], axis=2)
 
 
-def read_picture(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Picture:
+def read_picture(path: str | Path | FileContent, *, max_pixels: int = MAX_PIXELS) -> Picture:
     """Decode a picture by content, upright, with its alpha and colour profile.
 
     Other metadata (EXIF, GPS position, comments) is not carried over: the tag that turns the
     picture would be wrong, and a privacy tool should not publish the rest.
 
+    Args:
+        path: the file, or what was read of it already.
+        max_pixels: larger pictures are refused.
+
     Raises:
         UserError: naming the file and the fault: missing, empty, not a picture, truncated, more
             than `max_pixels`, several frames or pages, a pixel type that cannot be kept.
     """
-    path = Path(path)
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
-    picture = decode_picture(data, name=str(path), max_pixels=max_pixels)
-    suffix = path.suffix.lower()
+    file = read_file(path)
+    with opened(file, max_pixels) as image, decoding(file.path):
+        picture = _decode(image, file)
+    suffix = file.path.suffix.lower()
     if suffix and suffix not in FORMAT_SUFFIXES[picture.file_format]:
-        note = f"is a {picture.file_format} file in spite of its suffix {path.suffix}"
+        note = f"is a {picture.file_format} file in spite of its suffix {file.path.suffix}"
         picture = replace(picture, notes=(note, *picture.notes))
     return picture
 
 
-def decode_picture(data: bytes, *, name: str, max_pixels: int = MAX_PIXELS) -> Picture:
-    """The picture in a file's bytes; `name` names it in errors. See `read_picture`."""
-    with _open(data, name) as image:
-        width, height = image.size
-        if width * height > max_pixels:
-            found = f"{width} x {height} pixels, more than {max_pixels}"
-            raise UserError(f"{name}: has {found}; raise max_pixels or make it smaller")
-        notes: list[str] = []
-        if image.format == "MPO":
-            notes.append("took the first picture of a multi-picture JPEG")
-        elif (frames := getattr(image, "n_frames", 1)) > 1:
-            raise UserError(
-                f"{name}: is animated or has several pages ({frames}); give one picture a file"
-            )
-        try:
-            return _decode(image, data, name, notes)
-        except UserError:
-            raise
-        except _REFUSED as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise UserError(f"{name}: damaged picture ({reason}); restore or drop it") from None
-
-
-def encode_picture(picture: Picture, format: OutputFormat = "PNG", *, quality: int = 95) -> bytes:
-    """The bytes of a picture's file.
-
-    Args:
-        picture: what to write; the colour profile is embedded.
-        format: all but "JPEG" are lossless.
-        quality: of a JPEG, 1 to 100; it is written without chroma subsampling.
-
-    Raises:
-        UserError: the format cannot hold the picture (16 bits, alpha or a profile).
-    """
-    pixels = picture.stacked()
-    if format == "PNG":
-        return png_bytes(pixels, icc=picture.icc)
-    is_deep_grey_alpha = pixels.shape[2] == 2 and picture.max_value > 255
-    if format == "TIFF" and not is_deep_grey_alpha:
-        return tiff_bytes(pixels, icc=picture.icc)
-    lacks = [
-        what
-        for what, is_there in (
-            ("16 bits", picture.max_value > 255),
-            ("transparency", picture.alpha is not None and format != "WEBP"),
-            ("a colour profile", picture.icc is not None and format == "BMP"),
-        )
-        if is_there
-    ]
-    if lacks:
-        raise UserError(f"{format} cannot hold {' and '.join(lacks)}; write PNG instead")
-    image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
-    buffer = io.BytesIO()
-    options = {"icc_profile": picture.icc} if picture.icc else {}
-    if format == "JPEG":
-        image.save(buffer, "JPEG", quality=quality, subsampling=0, **options)
-    elif format == "WEBP":
-        image.save(buffer, "WEBP", lossless=True, exact=True, **options)
-    else:
-        image.save(buffer, "BMP")
-    return buffer.getvalue()
-
-
-def turn_upright(array: np.ndarray, orientation: int) -> np.ndarray:
-    """Undo an EXIF orientation (1 to 8) on the first two axes; a view, not a copy."""
-    if orientation >= 5:
-        array = array.swapaxes(0, 1)
-    if orientation in (3, 4, 7, 8):
-        array = array[::-1]
-    if orientation in (2, 3, 6, 7):
-        array = array[:, ::-1]
-    return array
-
-
-def _open(data: bytes, name: str) -> Image.Image:
-    """The picture with its header read, nothing decoded."""
-    if not data:
-        raise UserError(f"{name}: empty file; restore or drop it")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            return Image.open(io.BytesIO(data), formats=FORMATS)
-    except Image.DecompressionBombError:
-        raise UserError(f"{name}: has more than {MAX_PIXELS} pixels; make it smaller") from None
-    except UnidentifiedImageError:
-        known = ", ".join(FORMATS)
-        raise UserError(f"{name}: not a picture of {known}; convert it to PNG") from None
-    except _REFUSED as error:
-        raise UserError(f"{name}: damaged picture ({error}); restore or drop it") from None
-
-
-def _decode(image: Image.Image, data: bytes, name: str, notes: list[str]) -> Picture:
+def _decode(image: Image.Image, file: FileContent) -> Picture:
+    data, name = file.data, str(file.path)
+    notes: list[str] = []
+    if image.format == "MPO":
+        notes.append("took the first picture of a multi-picture JPEG")
     file_format = "JPEG" if image.format == "MPO" else str(image.format)
     stored_mode, icc = image.mode, image.info.get("icc_profile") or None
     transparency = image.info.get("transparency")
     is_deep = _bits(image, data) == 16
     # Pillow turns TIFF by itself while it loads, its size included; the turn is read before.
-    orientation = _orientation(image)
+    orientation = orientation_of(image)
     image.load()  # a truncated file ends here, even where OpenCV decodes it below
     if is_deep:
         pixels, mode = _deep_pixels(image, data, name)
@@ -264,16 +178,6 @@ def _lossless_format(picture: Picture, data: bytes) -> OutputFormat:
     if picture.file_format == "WEBP" and b"VP8L" in data[12:4096]:
         return "WEBP"
     return "PNG"
-
-
-def _orientation(image: Image.Image) -> int:
-    if image.format == "PNG" and not {"exif", "Raw profile type exif"} & set(image.info):
-        return 1  # `getexif` would decode the whole file to look behind the pixels
-    try:
-        value = image.getexif().get(_ORIENTATION_TAG, 1)
-    except _REFUSED:
-        return 1  # a broken EXIF block must not cost the picture
-    return value if value in range(1, 9) else 1
 
 
 def _bits(image: Image.Image, data: bytes) -> int:
@@ -322,7 +226,7 @@ def _cmyk_to_rgb(image: Image.Image, icc: bytes | None) -> Image.Image:
             converted = ImageCms.profileToProfile(image, source, target, outputMode="RGB")
             if converted is not None:
                 return converted
-        except (ImageCms.PyCMSError, *_REFUSED):
+        except (ImageCms.PyCMSError, *REFUSED):
             pass  # an unusable profile: the formula is the best guess left
     return image.convert("RGB")
 
@@ -363,6 +267,6 @@ def _as_if_upright(data: bytes, name: str) -> bytes:
     start = int.from_bytes(data[4:8], order)
     for entry in range(int.from_bytes(data[start : start + 2], order)):
         at = start + 2 + 12 * entry
-        if int.from_bytes(data[at : at + 2], order) == _ORIENTATION_TAG:
+        if int.from_bytes(data[at : at + 2], order) == ORIENTATION_TAG:
             return data[: at + 8] + (1).to_bytes(2, order) + data[at + 10 :]
     return data

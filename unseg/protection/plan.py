@@ -17,7 +17,8 @@ from unseg.config.generate import GenerateConfig
 from unseg.config.load import to_dict
 from unseg.config.typed import choice_message
 from unseg.data.annotations import AnnotationSource, Item, build_source
-from unseg.io.files import image_size, sha256_file
+from unseg.io.decode import image_size
+from unseg.io.files import free_bytes, sha256_file
 from unseg.models.weights import load_generator, resolve_weights
 from unseg.protection.methods import METHODS, Method, MethodOptions
 from unseg.protection.noise_maker import NoiseMaker, default_batch_size
@@ -31,7 +32,6 @@ from unseg.protection.writing.output_paths import (
     check_outputs,
     input_folders,
 )
-from unseg.protection.writing.writer import free_bytes
 from unseg.utils import distributed
 from unseg.utils.errors import ConfigError, UserError
 

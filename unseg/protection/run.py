@@ -15,7 +15,7 @@ from typing import Any, TypeVar, cast
 from unseg.config.generate import GenerateConfig
 from unseg.config.load import to_yaml
 from unseg.data.annotations import AnnotationSource
-from unseg.io.files import atomic_write_bytes
+from unseg.io.files import atomic_write_bytes, check_writable
 from unseg.protection.plan import Prepared, prepare
 from unseg.protection.stream import KEPT, Plan, protect_items, record_to
 from unseg.protection.writing.manifest import (
@@ -32,7 +32,6 @@ from unseg.protection.writing.manifest import (
 )
 from unseg.protection.writing.mirror import mirror
 from unseg.protection.writing.summary import Summary, summarise, write_contact_sheet, write_summary
-from unseg.protection.writing.writer import check_writable
 from unseg.utils import distributed
 from unseg.utils.errors import UserError
 from unseg.utils.logging import Progress

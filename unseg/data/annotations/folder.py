@@ -15,7 +15,8 @@ from unseg.data.annotations.base import Annotation, Item, Segment
 from unseg.data.annotations.binary_mask import BinaryMask
 from unseg.data.annotations.tree import TreeSource, find_items
 from unseg.data.prompt_checks import checked_boxes, checked_points
-from unseg.io.files import image_size, resolve_inside
+from unseg.io.decode import image_size
+from unseg.io.files import resolve_inside
 from unseg.types import VOID_CLASS
 from unseg.utils.errors import UserError
 

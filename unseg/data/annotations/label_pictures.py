@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from unseg.data.annotations.base import Annotation, ClassIdError, Segment
-from unseg.io.files import read_labels
+from unseg.io.decode import read_labels
 from unseg.types import VOID_CLASS
 from unseg.utils.errors import UserError
 

@@ -12,7 +12,7 @@ import numpy as np
 from unseg.data.annotations.base import Annotation, Item, Segment
 from unseg.data.annotations.label_pictures import read_brightness
 from unseg.data.annotations.tree import scan_images
-from unseg.io.files import MAX_PIXELS, image_size
+from unseg.io.decode import MAX_PIXELS, image_size
 from unseg.io.suffixes import PICTURE_SUFFIXES
 from unseg.types import VOID_CLASS
 from unseg.utils.errors import UserError

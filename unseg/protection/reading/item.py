@@ -10,7 +10,8 @@ import numpy as np
 
 from unseg.config.generate import PromptConfig, PromptKind, RegionConfig
 from unseg.data.annotations.base import Annotation, AnnotationSource, Item
-from unseg.io.files import MAX_PIXELS, sha256_file
+from unseg.io.decode import MAX_PIXELS
+from unseg.io.files import sha256_file
 from unseg.io.pictures import Picture, read_picture
 from unseg.protection.reading.prompts import model_prompts
 from unseg.protection.reading.region import (

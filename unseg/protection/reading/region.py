@@ -17,7 +17,8 @@ import numpy as np
 from unseg.data.annotations.base import Annotation, Segment
 from unseg.data.prompt_checks import check_mask_size, checked_boxes, checked_points, shown_size
 from unseg.data.prompts import bilinear, mask_prompt, rounded
-from unseg.io.pictures import Picture, turn_upright
+from unseg.io.decode import turn_upright
+from unseg.io.pictures import Picture
 from unseg.protection.reading.point_mask import mask_from_points
 from unseg.protection.reading.prompts import mask_tensor
 from unseg.types import VOID_CLASS

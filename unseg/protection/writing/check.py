@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from unseg.data.annotations.tree import scan_images
-from unseg.io.files import resolve_inside, sha256_file
-from unseg.io.pictures import Picture, decode_picture, encode_picture, read_picture
+from unseg.io.encode import encode_picture
+from unseg.io.files import FileContent, read_file, resolve_inside
+from unseg.io.pictures import Picture, read_picture
 from unseg.io.suffixes import FORMAT_SUFFIXES
 from unseg.protection.writing.manifest import FAILED, read_manifest
 from unseg.utils.errors import UserError
@@ -113,7 +114,11 @@ def check_set(
         if limit is not None and result.count >= limit:
             break
         try:
-            before, after = read_picture(source), read_picture(output)
+            file = read_file(output)
+            if entry is not None and file.sha256 != entry["output_sha256"]:
+                fault = "is not the file that was written (SHA-256 differs)"
+                result.faults.append(f"{output}: {fault}")
+            before, after = read_picture(source), read_picture(file)
             noise = _noise(before, after, output)
         except UserError as error:
             result.faults.append(str(error))
@@ -135,7 +140,9 @@ def check_set(
 def survival(clean: Picture, protected: Picture, *, quality: int) -> Survival:
     """What is left of the noise after one JPEG compression of the protected image."""
     opaque = Picture(pixels=protected.pixels)
-    coded = decode_picture(encode_picture(opaque, "JPEG", quality=quality), name="JPEG")
+    coded = read_picture(
+        FileContent(Path("a.jpg"), encode_picture(opaque, "JPEG", quality=quality))
+    )
     noise = protected.pixels.astype(np.float64) - clean.pixels
     left = coded.pixels.astype(np.float64) - clean.pixels
     energy = float((noise * noise).sum())
@@ -163,12 +170,10 @@ def _from_manifest(
         source = resolve_inside(clean, entry["key"])
         if not source.is_file():
             source = resolve_inside(clean, (base / PurePosixPath(entry["key"]).name).as_posix())
-        if not output.is_file():
-            result.faults.append(f"{output}: missing")
-        elif sha256_file(output) != entry["output_sha256"]:
-            result.faults.append(f"{output}: is not the file that was written (SHA-256 differs)")
         if output.is_file():
             yield source, output, entry
+        else:
+            result.faults.append(f"{output}: missing")
 
 
 def _by_stem(

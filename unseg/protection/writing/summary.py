@@ -12,8 +12,9 @@ from typing import Any
 import cv2
 import numpy as np
 
+from unseg.io.encode import encode_picture
 from unseg.io.files import atomic_write_bytes
-from unseg.io.pictures import Picture, encode_picture, read_picture
+from unseg.io.pictures import Picture, read_picture
 from unseg.protection.writing.manifest import FAILED, PROTECTED, UNPROTECTED
 from unseg.protection.writing.writer import amplified
 from unseg.utils.errors import UserError

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import errno
-import os
-import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from unseg.io.files import atomic_write_bytes, sha256_file
-from unseg.io.pictures import OutputFormat, Picture, encode_picture, read_picture
+from unseg.io.encode import encode_picture
+from unseg.io.files import atomic_write_bytes, make_folder, read_file
+from unseg.io.pictures import OutputFormat, Picture, read_picture
 from unseg.protection.reading.item import Checksums, Subject
 from unseg.protection.writing.budget_check import keeps_budget, measure
 from unseg.protection.writing.manifest import PROTECTED, UNPROTECTED
@@ -69,7 +67,8 @@ def write_protected(job: WriteJob) -> dict[str, Any]:
         changed = clean if job.pixels is None else clean.with_pixels(job.pixels)
         atomic_write_bytes(job.path, encode_picture(changed, job.format, quality=job.quality))
     try:
-        written = read_picture(job.path)
+        file = read_file(job.path)
+        written = read_picture(file)
         measured = _measured(job, written)
     except UserError:
         job.path.unlink(missing_ok=True)
@@ -89,44 +88,13 @@ def write_protected(job: WriteJob) -> dict[str, Any]:
         "num_prompts": len(subject.instances) or len(subject.prompts),
         "region": subject.region_source,
         "input_sha256": job.checksums.image,
-        "output_sha256": sha256_file(job.path),
+        "output_sha256": file.sha256,
     }
     if job.checksums.label is not None:
         entry["label_sha256"] = job.checksums.label
     if notes:
         entry["notes"] = notes
     return entry
-
-
-def make_folder(path: Path) -> None:
-    """Make a folder and its parents.
-
-    Raises:
-        UserError: it cannot be made.
-    """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        remedy = "free some space" if error.errno == errno.ENOSPC else "choose another output.dir"
-        raise UserError(f"{path}: cannot be made: {error.strerror or error}; {remedy}") from None
-
-
-def free_bytes(folder: Path) -> int:
-    """Space left on the disk of a folder that need not exist yet."""
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
-
-
-def check_writable(folder: Path) -> None:
-    """Make the output folder and write into it.
-
-    Raises:
-        UserError: either fails.
-    """
-    make_folder(folder)
-    if not os.access(folder, os.W_OK):
-        raise UserError(f"{folder}: is not writable; choose another output.dir")
 
 
 def amplified(clean: np.ndarray, protected: np.ndarray, *, limit: float) -> np.ndarray:

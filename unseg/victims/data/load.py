@@ -12,7 +12,8 @@ from unseg.config.dataset import DatasetConfig
 from unseg.config.evaluate import DENSE_TASKS, RecipeConfig
 from unseg.data.annotations import build_source
 from unseg.data.annotations.base import Annotation, contiguous_classes
-from unseg.io.files import read_rgb, resolve_inside
+from unseg.io.decode import read_rgb
+from unseg.io.files import resolve_inside
 from unseg.io.suffixes import PICTURE_SUFFIXES
 from unseg.types import VOID_CLASS
 from unseg.utils.errors import UserError

@@ -11,7 +11,8 @@ import numpy as np
 from unseg.config.dataset import DatasetConfig
 from unseg.config.evaluate import DENSE_TASKS, VictimDataConfig
 from unseg.data.annotations import build_source
-from unseg.io.files import atomic_write_bytes, read_rgb
+from unseg.io.decode import read_rgb
+from unseg.io.files import atomic_write_bytes
 from unseg.io.locks import locked
 from unseg.utils.errors import UserError
 from unseg.utils.logging import Progress

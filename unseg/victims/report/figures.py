@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from unseg.config.dataset import DatasetConfig
-from unseg.io.files import read_rgb
+from unseg.io.decode import read_rgb
 from unseg.victims.data.load import picture_pairs
 from unseg.victims.data.tensor_set import IGNORED_LABEL
 
