@@ -1,8 +1,9 @@
-"""The splits of a data set: where their clean pictures lie, and writing those that are reduced."""
+"""The splits of a data set: where their clean pictures lie, writing reduced ones, validation."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from unseg.io.files import atomic_write_bytes
 from unseg.io.locks import locked
 from unseg.utils.errors import UserError
 from unseg.utils.logging import Progress
+from unseg.utils.seed import derive_seed
 from unseg.victims.data.label_files import OBJECT_FORMATS, LabelWriter, components, label_config
 from unseg.victims.data.load import has_open_background, training_label
 from unseg.victims.data.tensor_set import IGNORED_LABEL
@@ -195,3 +197,9 @@ def _reduced_size(height: int, width: int, *, long_side: int | None) -> tuple[in
         return height, width
     scale = long_side / max(height, width)
     return max(1, math.floor(height * scale + 0.5)), max(1, math.floor(width * scale + 0.5))
+
+
+def validation_rows(keys: Sequence[str], share: float) -> list[int]:
+    """Training pictures kept back for choosing epochs; they depend on the names alone."""
+    ranked = sorted(range(len(keys)), key=lambda i: derive_seed("validation", keys[i]))
+    return sorted(ranked[: round(share * len(keys))])

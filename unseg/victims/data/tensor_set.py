@@ -61,14 +61,6 @@ class TensorSet:
             native_segments=some(self.native_segments),
         )
 
-    def with_images_of(self, other: TensorSet, rows: Sequence[int]) -> TensorSet:
-        """This set with the pictures (not the labels) of `rows` taken from another."""
-        if self.keys != other.keys:
-            raise ValueError("the two sets hold different pictures")
-        images = self.images.clone()
-        images[list(rows)] = other.images[list(rows)]
-        return replace(self, images=images)
-
     def to(self, device: torch.device) -> TensorSet:
         """The set with its label maps on a device; with segments, which stay, nothing moves."""
         if self.segments is not None:

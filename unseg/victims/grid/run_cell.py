@@ -28,8 +28,8 @@ from unseg.io.files import atomic_write, atomic_write_bytes
 from unseg.utils.seed import derive_seed
 from unseg.victims.data.defences import picture_defence
 from unseg.victims.data.load import load_tensors, num_classes, object_ranks
-from unseg.victims.data.mixtures import clean_rows, validation_rows
-from unseg.victims.data.splits import split_config
+from unseg.victims.data.mixtures import clean_rows, mixed
+from unseg.victims.data.splits import split_config, validation_rows
 from unseg.victims.data.tensor_set import TensorSet
 from unseg.victims.grid.cells import Cell, GridFolders
 from unseg.victims.networks.registry import build_victim
@@ -114,9 +114,9 @@ def assemble(cell: Cell, config: EvaluateConfig, cache: TensorCache) -> CellData
     rows = [i for i in range(len(keys)) if i not in kept]
     protected_test = None
     if cell.method != CLEAN:
-        stay_clean = clean_rows(keys, cell.clean_share, seed=cell.seed)
-        protected = cache.get(cell, "train", is_protected=True)
-        published = protected.with_images_of(published, stay_clean)
+        clean, published = published, cache.get(cell, "train", is_protected=True)
+        if cell.clean_share:
+            published = mixed(published, clean, cell.clean_share, seed=cell.seed)
         if protected_root(config, cache.folders, cell, "test") is not None:
             protected_test = cache.get(cell, "test", is_protected=True)
     epoch_size = len(rows)

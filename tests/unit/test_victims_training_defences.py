@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from victim_cases import tensor_set
 
 from unseg.config.evaluate import RecipeConfig
 from unseg.utils.errors import UserError
@@ -22,7 +23,7 @@ from unseg.victims.data.defences import (
     training_defences,
 )
 from unseg.victims.data.segments import Target
-from unseg.victims.data.tensor_set import IGNORED_LABEL, TensorSet
+from unseg.victims.data.tensor_set import IGNORED_LABEL
 from unseg.victims.networks.registry import build_victim
 from unseg.victims.networks.victim import ObjectVictim, Victim
 from unseg.victims.training.adversarial import STEPS, as_tested, bim
@@ -34,20 +35,6 @@ from unseg.victims.training.ueraser import erase, plasma
 
 RECIPE = RecipeConfig(image_size=16, epochs=3, batch_size=4, lr=3e-3, scale=(1.0, 1.0))
 DEFENCES = ("adversarial", "ddc_at", "ueraser_like", "ueraser_like-2")
-
-
-def tensor_set(count: int, seed: int = 0) -> TensorSet:
-    """Bright squares on a dark ground."""
-    rng = torch.Generator().manual_seed(seed)
-    labels = torch.zeros(count, 16, 16, dtype=torch.uint8)
-    for i in range(count):
-        y, x = torch.randint(0, 8, (2,), generator=rng).tolist()
-        labels[i, y : y + 8, x : x + 8] = 1
-    noise = torch.randint(0, 60, (count, 3, 16, 16), generator=rng)
-    images = (labels[:, None] * 150 + noise).to(torch.uint8)
-    return TensorSet(
-        images, labels, tuple(map(str, range(count))), torch.tensor([[16, 16]] * count)
-    )
 
 
 def tiny_victim(seed: int = 0) -> Victim:

@@ -158,7 +158,7 @@ class TestSegFormerB2(VictimContract):
 
 def test_every_registered_victim_has_a_contract() -> None:
     tested = {c.arch for c in VictimContract.__subclasses__()}
-    # Those that find objects are tested in test_victims_tasks.py.
+    # Those that find objects are tested in test_victims_object_networks.py.
     assert tested == {name for name, entry in ARCHITECTURES.items() if entry.victim is Victim}
 
 

@@ -1,0 +1,144 @@
+"""What a victim learns from: augmentation, mixtures, validation, defences, labels, splits."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from victim_cases import RECIPE, tensor_set
+
+from unseg.config.dataset import DatasetConfig
+from unseg.config.evaluate import RecipeConfig, VictimDataConfig
+from unseg.data.annotations.base import Annotation, Segment
+from unseg.utils.errors import UserError
+from unseg.victims.data.augment import augment
+from unseg.victims.data.defences import apply_defence, parse_defence
+from unseg.victims.data.load import load_tensors, num_classes, training_label
+from unseg.victims.data.mixtures import clean_rows, mixed
+from unseg.victims.data.splits import make_pictures, split_config, validation_rows
+from unseg.victims.data.tensor_set import IGNORED_LABEL, TensorSet
+from unseg.victims.networks.registry import build_victim
+from unseg.victims.training.class_map_task import ClassMapTask
+
+
+def augmented(data: TensorSet, **how: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    images, classes = augment(data, torch.arange(len(data)), device=torch.device("cpu"), **how)
+    assert isinstance(classes, torch.Tensor)
+    return images, classes
+
+
+def test_without_scale_and_flip_the_augmentation_is_the_identity() -> None:
+    data = tensor_set(3)
+    rng = torch.Generator().manual_seed(0)
+    data.labels[:, 0, 0] = IGNORED_LABEL
+    images, classes = augmented(data, crop=16, scale=(1.0, 1.0), flip=0.0, generator=rng)
+    assert torch.allclose(images, data.images.float() / 255, atol=1e-5)
+    assert torch.equal(classes, data.labels.long())
+    flipped, _ = augmented(data, crop=16, scale=(1, 1), flip=1.0, generator=rng)
+    assert torch.allclose(flipped, data.images.flip(-1).float() / 255, atol=1e-5)
+
+
+def test_a_shrunken_picture_is_surrounded_by_void_and_a_crop_keeps_pairs_together() -> None:
+    data = tensor_set(8)
+    rng = torch.Generator().manual_seed(0)
+    _, classes = augmented(data, crop=16, scale=(0.5, 0.5), flip=0, generator=rng)
+    assert ((classes != IGNORED_LABEL).flatten(1).sum(1) == 64).all()
+    images, classes = augmented(data, crop=8, scale=(1.0, 2.0), flip=0.5, generator=rng)
+    bright = images.mean(1) > 0.4
+    valid = classes != IGNORED_LABEL
+    assert (bright == (classes == 1))[valid].float().mean() > 0.9
+
+
+def test_rows_are_chosen_by_name_and_larger_shares_contain_smaller_ones() -> None:
+    keys = [f"k{i}" for i in range(50)]
+    held = validation_rows(keys, 0.1)
+    assert len(held) == 5
+    mirrored = validation_rows(keys[::-1], 0.1)
+    assert {keys[::-1][i] for i in mirrored} == {keys[i] for i in held}
+    shares = [set(clean_rows(keys, share, seed=1)) for share in (0.2, 0.4, 0.8)]
+    assert shares[0] < shares[1] < shares[2]
+    assert len(shares[1]) == 20
+    assert set(clean_rows(keys, 0.2, seed=2)) != shares[0]
+
+
+def test_a_mixture_takes_the_pictures_of_its_clean_rows_from_the_clean_set() -> None:
+    clean = tensor_set(8)
+    protected = dataclasses.replace(clean, images=255 - clean.images, labels=clean.labels)
+    found = mixed(protected, clean, 0.5, seed=3)
+    rows = clean_rows(clean.keys, 0.5, seed=3)
+    assert 0 < len(rows) < 8
+    for i in range(8):
+        assert torch.equal(found.images[i], (clean if i in rows else protected).images[i])
+    with pytest.raises(ValueError, match="different pictures"):
+        mixed(protected, tensor_set(8, seed=1), 0.5, seed=3)
+
+
+def test_written_defences_are_parsed_and_faults_named() -> None:
+    assert parse_defence("none") == ()
+    assert parse_defence("jpeg-75+grey") == (("jpeg", 75.0), ("grey", 1.0))
+    for text, message in (("fog-1", "unknown 'fog'"), ("blur", "needs a value"),
+                          ("jpeg-0", "1 to 100"), ("bits-x", "no number")):  # fmt: skip
+        with pytest.raises(UserError, match=message):
+            parse_defence(text)
+
+
+def test_only_greyscale_touches_test_pictures() -> None:
+    image = torch.rand(1, 3, 16, 16)
+    assert torch.equal(apply_defence(image, "blur-1+jpeg-50", at_test=True), image)
+    grey = apply_defence(image, "blur-1+grey", at_test=True)
+    assert torch.equal(grey[:, 0], grey[:, 2])
+    assert not torch.equal(apply_defence(image, "blur-1+grey"), grey)
+
+
+def test_labels_for_training_leave_void_and_crowds_out() -> None:
+    class_map = np.array([[7, 7, -1, 3], [-1, 9, 9, 3]], np.int32)
+    objects = (
+        Segment(class_map == 7, 7, is_crowd=False, is_thing=True, instance_id=1),
+        Segment(class_map == 9, 9, is_crowd=True, is_thing=True, instance_id=2),
+    )
+    label = Annotation(2, 4, class_map, objects)
+    semantic = training_label(label, task="semantic", class_ids=[3, 7, 9])
+    assert semantic.tolist() == [[1, 1, 255, 0], [255, 255, 255, 0]]
+    foreground = training_label(label, task="foreground", class_ids=[3, 7, 9])
+    assert foreground.tolist() == [[1, 1, 255, 0], [255, 255, 255, 0]]
+    opened = training_label(label, task="semantic", class_ids=[3, 7, 9], open_background=True)
+    assert opened.tolist() == [[2, 2, 0, 1], [0, 255, 255, 1]]
+
+
+def test_pictures_are_reduced_before_protection_and_keep_their_labels(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for folder in ("images", "masks"):
+        (tmp_path / "set" / folder).mkdir(parents=True)
+    for i in range(3):
+        mask = np.zeros((60, 90), np.uint8)
+        mask[10:40, 20 + 5 * i : 60] = 255
+        cv2.imwrite(str(tmp_path / f"set/images/{i}.png"), rng.integers(0, 255, (60, 90, 3)))
+        cv2.imwrite(str(tmp_path / f"set/masks/{i}.png"), mask)
+    half = DatasetConfig(format="binary_mask", root=str(tmp_path / "set"), images="images",
+                         labels="masks")  # fmt: skip
+    data = VictimDataConfig(train=half, test=half, protect_size=45)
+    make_pictures(data, tmp_path / "made")
+    made = split_config(data, "train", tmp_path / "made")
+    assert made.background == (0,)
+    assert num_classes(made, "semantic") == 2
+    assert cv2.imread(str(tmp_path / "made/train/images/0.png")).shape == (30, 45, 3)
+    small = load_tensors(made, recipe=RECIPE, task="foreground")
+    whole = load_tensors(half, recipe=RECIPE, task="foreground")
+    assert (small.labels == whole.labels).float().mean() > 0.95
+    assert small.labels.unique().tolist() == [0, 1]
+    kept = RecipeConfig(**{**vars(RECIPE), "keep_ratio": True, "score_at": "native"})
+    framed = load_tensors(half, recipe=kept, task="foreground", is_test=True)
+    assert framed.extents.tolist() == [[11, 16]] * 3
+    assert (framed.labels[:, 11:] == IGNORED_LABEL).all()
+    assert framed.native_labels is not None
+    assert framed.native_labels[0].shape == (60, 90)
+    victim = build_victim("unet_plain", num_classes=2, tiny=True)
+    counts = ClassMapTask(2).count(victim, framed)
+    assert int(counts.matrix.sum()) == 3 * 60 * 90  # every native pixel once, no padding
+    with pytest.raises(UserError, match=r"no protected picture of 0\.png"):
+        load_tensors(half, recipe=RECIPE, task="foreground", protected_root=tmp_path / "made")
