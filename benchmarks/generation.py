@@ -25,9 +25,8 @@ from unseg.config.generate import GenerateConfig
 from unseg.config.load import load_config
 from unseg.models import SIZES, Generator
 from unseg.models.weights import save_release
-from unseg.protection.plan import prepare
+from unseg.protection.plan import Plan, prepare
 from unseg.protection.run import generate
-from unseg.protection.stream import Plan
 from unseg.protection.writing.writer import WriteJob, write_protected
 from unseg.types import Prompts
 
@@ -75,7 +74,7 @@ def _host_rows(
 ) -> Iterator[Row]:
     names = write_set(root, (size,) * (4 if size == CITYSCAPES else 8))
     config = generate_config(settings, root, root / "ours", f"output.format={kind}")
-    prepared = prepare(config, generator=model)
+    plan = prepare(config, generator=model)
 
     def run_plain() -> Path:
         return plain_run(root, names, model=model, noise_of=model, suffix=SUFFIX[kind])
@@ -83,12 +82,12 @@ def _host_rows(
     def whole() -> Path:
         return generate(_restarted(config), generator=model).folder
 
-    protected = _protected_pixels(prepared.plan, whole())
+    protected = _protected_pixels(plan, whole())
 
     def host() -> Path:
-        for item, pixels in zip(prepared.plan.items, protected, strict=True):
-            _host_path(prepared.plan, item, pixels)
-        return prepared.plan.layout.folder
+        for item, pixels in zip(plan.items, protected, strict=True):
+            _host_path(plan, item, pixels)
+        return plan.layout.folder
 
     name = f"{size[1]} x {size[0]} {kind}"
     for case, path, goal in (

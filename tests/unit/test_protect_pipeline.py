@@ -152,7 +152,7 @@ def test_the_share_of_a_dead_rank_is_finished_by_the_next_run(tmp_path):
     protect_set(root, tmp_path / "whole", "run.batch_size=2")
     config = make_config(root, out, "run.batch_size=2")
     out.mkdir()
-    plan = prepare(config, generator=saturated_generator()).plan
+    plan = prepare(config, generator=saturated_generator())
     part = PartWriter(out, 1)
     done = []
     protect_items(replace(plan, rank=1, world_size=2), record_to(part, done.append))

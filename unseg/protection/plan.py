@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import logging
-import platform
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-import unseg
 from unseg.config.generate import GenerateConfig
-from unseg.config.load import to_dict
 from unseg.config.typed import choice_message
 from unseg.data.annotations import AnnotationSource, Item, build_source
 from unseg.io.decode import image_size
@@ -23,8 +19,9 @@ from unseg.models.weights import load_generator, resolve_weights
 from unseg.protection.methods import METHODS, Method, MethodOptions
 from unseg.protection.noise_maker import NoiseMaker, default_batch_size
 from unseg.protection.reading.item import ModelFrame, SubjectReader
-from unseg.protection.stream import Plan
+from unseg.protection.settings import settings_of
 from unseg.protection.writing.budget_check import fraction_note
+from unseg.protection.writing.manifest import Earlier
 from unseg.protection.writing.mirror import check_mirror
 from unseg.protection.writing.output_paths import (
     OutputPaths,
@@ -35,35 +32,43 @@ from unseg.protection.writing.output_paths import (
 from unseg.utils import distributed
 from unseg.utils.errors import ConfigError, UserError
 
-_log = logging.getLogger(__name__)
-
 DEFAULT_GRID = 256
 _SIZES_SAMPLED = 64
 _BYTES_PER_VALUE = {"png": 0.85, "same": 0.9, "jpeg": 0.4}
 """Bytes on the disk for one channel of one pixel: noisy pictures compress badly."""
 
-_DATA_KEYS = (
-    "format", "void", "background", "things", "reduce_zero_label", "class_offset", "mask_values",
-    "colours", "num_classes",
-)  # fmt: skip
-"""Keys of `data` that change a region."""
-
 
 @dataclass(frozen=True)
-class Prepared:
-    """A plan and what goes with it.
+class Plan:
+    """All that protecting a list needs; made once by `prepare`.
 
     Attributes:
-        plan: what to do.
-        settings: flat settings that decide what a picture looks like.
-        environment: what may change its last bits: reported, not refused.
-        notes: for the user, before the run.
+        config: the run's configuration.
+        items: the whole list, the same on every rank.
+        reader: reads images and labels.
+        layout: where outputs go.
+        method: what is added.
+        noise_maker: the generator, or None for methods without one.
+        device: where pictures are composed.
+        batch_size: images in a group.
+        settings: flat settings that decide how a picture looks.
+        earlier: finished images by key.
+        rank: of this process.
+        world_size: number of processes.
     """
 
-    plan: Plan
+    config: GenerateConfig
+    items: Sequence[Item]
+    reader: SubjectReader
+    layout: OutputPaths
+    method: Method
+    noise_maker: NoiseMaker | None
+    device: torch.device
+    batch_size: int
     settings: dict[str, Any]
-    environment: dict[str, Any]
-    notes: tuple[str, ...]
+    earlier: dict[str, Earlier] = field(default_factory=dict)
+    rank: int = 0
+    world_size: int = 1
 
 
 def prepare(
@@ -72,7 +77,7 @@ def prepare(
     source: AnnotationSource | None = None,
     folders: Sequence[Path] | None = None,
     generator: Any = None,
-) -> Prepared:
+) -> Plan:
     """Everything that can be decided and checked without writing.
 
     Args:
@@ -102,7 +107,7 @@ def prepare(
         maker = NoiseMaker(
             model, device=device, precision=config.run.precision, batch_size=batch_size
         )
-    plan = Plan(
+    return Plan(
         config=config,
         items=items,
         reader=SubjectReader(
@@ -120,11 +125,10 @@ def prepare(
         noise_maker=maker,
         device=device,
         batch_size=batch_size,
+        settings=settings_of(config, method, frame, generator_sha if needs_model else None),
         rank=distributed.rank(),
         world_size=distributed.world_size(),
     )
-    settings = _settings(config, method, frame, generator_sha if needs_model else None)
-    return Prepared(plan, settings, _environment(plan), _notes(plan))
 
 
 def method_problems(config: GenerateConfig) -> list[str]:
@@ -133,13 +137,13 @@ def method_problems(config: GenerateConfig) -> list[str]:
     if method is None:
         return [f"method={config.method}: {choice_message(config.method, METHODS)}"]
     problems = []
-    for field in fields(config.noise):
-        key, value = f"noise.{field.name}", getattr(config.noise, field.name)
+    for option in fields(config.noise):
+        key, value = f"noise.{option.name}", getattr(config.noise, option.name)
         readers = [name for name, other in METHODS.items() if key in other.reads]
         # Sweeps over methods share a budget, a grid and its colours. What only methods without a
         # budget read decides how loud they are: nobody sets it and means another method.
         is_shared = not readers or any(METHODS[name].has_budget for name in readers)
-        if not is_shared and key not in method.reads and value != field.default:
+        if not is_shared and key not in method.reads and value != option.default:
             accepted = f"is read by {', '.join(readers)} alone, not by {config.method}"
             problems.append(f"{key}={value}: {accepted}")
     return problems
@@ -207,55 +211,7 @@ def _frame(config: GenerateConfig, model: Any, options: MethodOptions) -> ModelF
     return ModelFrame(image_size=4 * options.grid, mask_size=options.grid)
 
 
-def _settings(
-    config: GenerateConfig, method: Method, frame: ModelFrame, generator_sha: str | None
-) -> dict[str, Any]:
-    """Flat settings; two runs with the same ones may share a folder."""
-    values: dict[str, Any] = {
-        "method": config.method,
-        "generator.sha256": generator_sha,
-        "noise.epsilon": config.noise.epsilon,
-        "noise.epsilon_bg": config.noise.epsilon_bg,
-        "run.seed": config.run.seed,
-        "output.format": config.output.format,
-        "output.layout": config.output.layout,
-        "output.keep_suffix": config.output.keep_suffix,
-    }
-    values |= method.settings
-    if config.output.format == "jpeg":
-        values["output.quality"] = config.output.quality
-    if config.region.map == "official":
-        values["region.map grid"] = frame.mask_size
-    for section in ("region", "prompt"):
-        plain = to_dict(getattr(config, section))
-        values |= {f"{section}.{key}": value for key, value in plain.items()}
-    data = to_dict(config.data)
-    values |= {f"data.{key}": data[key] for key in _DATA_KEYS}
-    if config.data.annotations is not None:
-        path = Path(config.data.root) / config.data.annotations
-        values["data.annotations sha256"] = sha256_file(path)
-    return values
-
-
-def _environment(plan: Plan) -> dict[str, Any]:
-    """What may change the last bit of a matrix product, and so a pixel by one level."""
-    return {
-        "unseg": unseg.__version__,
-        "torch": str(torch.__version__),
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-        "device": plan.device.type
-        if plan.device.type == "cpu"
-        else torch.cuda.get_device_name(plan.device),
-        "threads": torch.get_num_threads() if plan.device.type == "cpu" else None,
-        "batch_size": plan.batch_size,
-        "precision": "bfloat16"
-        if plan.noise_maker is not None and plan.noise_maker.is_bfloat16
-        else "float32",
-    }
-
-
-def _notes(plan: Plan) -> tuple[str, ...]:
+def notes_on(plan: Plan) -> list[str]:
     """What the user should know before the run."""
     method = plan.config.method
     notes = [f"method {method}: {METHODS[method].title}"]
@@ -271,7 +227,7 @@ def _notes(plan: Plan) -> tuple[str, ...]:
         )
         if needed > free:
             notes.append("WARNING: the disk is probably too small for this set")
-    return tuple(notes)
+    return notes
 
 
 def _estimate(plan: Plan) -> tuple[int, int]:

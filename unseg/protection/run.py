@@ -16,8 +16,9 @@ from unseg.config.generate import GenerateConfig
 from unseg.config.load import to_yaml
 from unseg.data.annotations import AnnotationSource
 from unseg.io.files import atomic_write_bytes, check_writable
-from unseg.protection.plan import Prepared, prepare
-from unseg.protection.stream import KEPT, Plan, protect_items, record_to
+from unseg.protection.plan import Plan, notes_on, prepare
+from unseg.protection.settings import environment_of
+from unseg.protection.stream import KEPT, protect_items, record_to
 from unseg.protection.writing.manifest import (
     FAILED,
     PROTECTED,
@@ -67,25 +68,22 @@ def generate(
         UserError: for what can be seen before the first image, and with `run.fail_fast`.
     """
     start = time.monotonic()
-    prepared = _together(
-        lambda: prepare(config, source=source, folders=folders, generator=generator)
-    )
-    plan = prepared.plan
+    plan = _together(lambda: prepare(config, source=source, folders=folders, generator=generator))
     folder = plan.layout.folder
     if not config.run.dry_run:
         _together(lambda: check_writable(folder))
     if distributed.is_main():
-        for note in prepared.notes:
+        for note in notes_on(plan):
             _log.info("%s", note)
     if config.run.dry_run:
         return _dry_run(plan)
     with reserved(folder) if distributed.is_main() else nullcontext():
-        _together(lambda: _begin(prepared) if distributed.is_main() else None)
+        _together(lambda: _begin(plan) if distributed.is_main() else None)
         if not config.run.restart:
             plan = replace(plan, earlier=finished(folder))
         kept = _protect_share(plan, on_entry)
         total_kept = sum(distributed.all_gather_object(kept))
-        _together(lambda: _end(prepared, total_kept, start) if distributed.is_main() else None)
+        _together(lambda: _end(plan, total_kept, start) if distributed.is_main() else None)
         summary = _summary(plan, total_kept, start)
         distributed.barrier()  # nobody returns while another still reads
         return summary
@@ -112,30 +110,34 @@ def _protect_share(plan: Plan, on_entry: Callable[[dict[str, Any]], None] | None
     return kept[KEPT]
 
 
-def _begin(prepared: Prepared) -> None:
+def _begin(plan: Plan) -> None:
     """Rank 0, before the first image: clean up after dead runs, refuse to mix settings."""
-    config = prepared.plan.config
-    folder = prepared.plan.layout.folder
+    config, folder = plan.config, plan.layout.folder
     removed = remove_temporary(folder)
     if removed:
         _log.info("removed %d unfinished files of an earlier run", removed)
     join_parts(folder)
-    check_settings(folder, prepared.settings, replace=config.run.restart)
+    check_settings(folder, plan.settings, replace=config.run.restart)
     if config.run.restart:
-        forget(folder, (item.key for item in prepared.plan.items))
+        forget(folder, (item.key for item in plan.items))
     atomic_write_bytes(folder / "config.yaml", to_yaml(config).encode())
 
 
-def _end(prepared: Prepared, kept: int, start: float) -> None:
+def _end(plan: Plan, kept: int, start: float) -> None:
     """Rank 0, after the last image: one manifest, the mirror, the summary, the contact sheet."""
-    plan = prepared.plan
     folder, output = plan.layout.folder, plan.config.output
     join_parts(folder, [item.key for item in plan.items])
     if output.layout == "mirror":
         count = mirror(plan.layout, plan.config.data, plan.items)
         _log.info("mirrored %d other files of %s", count, plan.config.data.root)
     summary = _summary(plan, kept, start)
-    write_summary(summary, settings=prepared.settings, environment=prepared.environment)
+    maker = plan.noise_maker
+    environment = environment_of(
+        plan.device,
+        batch_size=plan.batch_size,
+        is_bfloat16=maker is not None and maker.is_bfloat16,
+    )
+    write_summary(summary, settings=plan.settings, environment=environment)
     if output.contact_sheet:
         paths = {item.key: item.image_path for item in plan.items}
         shown = (

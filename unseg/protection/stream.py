@@ -11,24 +11,23 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from unseg.config.generate import GenerateConfig
 from unseg.data.annotations.base import Item
 from unseg.io.files import sha256_file
 from unseg.protection.compose import protected_pixels
-from unseg.protection.methods import Method, full_size_noise
-from unseg.protection.noise_maker import NoiseMaker, PromptedImage
-from unseg.protection.reading.item import Checksums, Subject, SubjectReader
-from unseg.protection.writing.manifest import FAILED, Earlier, PartWriter
-from unseg.protection.writing.output_paths import OutputPaths
+from unseg.protection.methods import full_size_noise
+from unseg.protection.noise_maker import PromptedImage
+from unseg.protection.plan import Plan
+from unseg.protection.reading.item import Checksums, Subject
+from unseg.protection.writing.manifest import FAILED, PartWriter
 from unseg.protection.writing.writer import WriteJob, write_protected
 from unseg.utils.errors import UserError
 from unseg.utils.seed import derive_seed
@@ -43,37 +42,6 @@ KEPT = "kept"
 
 class StoppedError(UserError):
     """An image failed and the run was asked to stop there."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """All that protecting a list needs; made once by `prepare.prepare`.
-
-    Attributes:
-        config: the run's configuration.
-        items: the whole list, the same on every rank.
-        reader: reads images and labels.
-        layout: where outputs go.
-        method: what is added.
-        noise_maker: the generator, or None for methods without one.
-        device: where pictures are composed.
-        batch_size: images in a group.
-        earlier: finished images by key.
-        rank: of this process.
-        world_size: number of processes.
-    """
-
-    config: GenerateConfig
-    items: Sequence[Item]
-    reader: SubjectReader
-    layout: OutputPaths
-    method: Method
-    noise_maker: NoiseMaker | None
-    device: torch.device
-    batch_size: int
-    earlier: dict[str, Earlier] = field(default_factory=dict)
-    rank: int = 0
-    world_size: int = 1
 
 
 @dataclass(frozen=True)
