@@ -139,6 +139,29 @@ def test_no_file_knows_a_machine():
     assert not wrong, "\n".join(wrong)
 
 
+def test_no_two_public_classes_share_a_name():
+    where: dict[str, list[str]] = {}
+    for path in MODULES:
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                where.setdefault(node.name, []).append(part_of(path))
+    assert {name: parts for name, parts in where.items() if len(parts) > 1} == {}
+
+
+def test_no_two_source_files_share_ten_lines():
+    seen: dict[tuple[str, ...], Path] = {}
+    shared = set()
+    for path in MODULES:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = [line for line in lines if line]
+        for first in range(len(lines) - 9):
+            run = tuple(lines[first : first + 10])
+            other = seen.setdefault(run, path)
+            if other != path:
+                shared.add((part_of(other), part_of(path), run[0]))
+    assert not shared
+
+
 def test_citations_of_the_method_name_a_heading_of_it():
     """A citation is `docs/METHOD.md, "4. Training"`; lines may break inside of it."""
     method = (ROOT / "docs" / "METHOD.md").read_text(encoding="utf-8")

@@ -199,16 +199,7 @@ def pretrain(config: PretrainConfig) -> bool:
     run_dir = Path(config.output_dir) / config.name
     setup_logging(run_dir / "train.log", distributed.rank())
     device = distributed.pick_device(config.device)
-    torch.manual_seed(derive_seed(config.seed, "weights"))
-    surrogate = build_surrogate(config.size, config.image_size)
-    encoder = surrogate.image_encoder
-    assert isinstance(encoder, ImageEncoder)
-    model = Autoencoder(
-        encoder,
-        decoder_dim=config.decoder_dim,
-        decoder_depth=config.decoder_depth,
-        num_heads=SIZES[config.size].decoder_heads,
-    ).to(device)
+    model = _build_autoencoder(config).to(device)
     folder = ImageFolder(config.root, image_size=config.image_size, seed=config.seed)
     parameters = [p for n, p in model.named_parameters() if _is_used(n)]
     optimizer = torch.optim.AdamW(
@@ -226,7 +217,7 @@ def pretrain(config: PretrainConfig) -> bool:
             if step <= first:
                 continue
             set_rate(optimizer, config.lr * _warm_cosine(step, config.steps))
-            loss = _step(model, folder, indices, epoch, len(indices), config, device)
+            loss = _step(model, folder, indices, epoch, config, device)
             watch.check(loss, f"pre-training, epoch {epoch}, step {step}")
             distributed.all_reduce_gradients(parameters)
             optimizer.step()
@@ -248,6 +239,18 @@ def pretrain(config: PretrainConfig) -> bool:
         save_mae(model.trained_state(), path)
         _log.info("encoder: %s (surrogate.weights=%s uses it)", path, path)
     return is_complete
+
+
+def _build_autoencoder(config: PretrainConfig) -> Autoencoder:
+    torch.manual_seed(derive_seed(config.seed, "weights"))
+    encoder = build_surrogate(config.size, config.image_size).image_encoder
+    assert isinstance(encoder, ImageEncoder)
+    return Autoencoder(
+        encoder,
+        decoder_dim=config.decoder_dim,
+        decoder_depth=config.decoder_depth,
+        num_heads=SIZES[config.size].decoder_heads,
+    )
 
 
 def _save(
@@ -298,7 +301,6 @@ def _step(
     folder: ImageFolder,
     indices: list[int],
     epoch: int,
-    global_size: int,
     config: PretrainConfig,
     device: torch.device,
 ) -> Tensor:
@@ -317,7 +319,7 @@ def _step(
     visible = max(1, round(count * (1 - config.mask_ratio)))
     with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
         errors = model(image, order, visible)
-    loss = errors.sum() / global_size
+    loss = errors.sum() / len(indices)
     loss.backward()
     return loss.detach()
 

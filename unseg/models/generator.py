@@ -13,7 +13,57 @@ from unseg.noise import NoiseChannels, shared_by_colours, without_means
 from unseg.types import Prompts
 
 
-class Generator(nn.Module):
+class Player(nn.Module):
+    """What generator and surrogate are both made of: Segment Anything's three parts.
+
+    Args:
+        image_encoder: encoder of square images.
+        prompt_encoder: encoder of prompts in the frame of the images.
+        mask_decoder: what makes the output of both.
+        size: name of the model size, for `build_arguments`.
+
+    Attributes:
+        image_size: side of the input in pixels.
+        patch_size: image pixels per token.
+        grid: tokens per side, g.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_encoder: nn.Module,
+        prompt_encoder: BatchPromptEncoder,
+        mask_decoder: nn.Module,
+        size: str,
+    ) -> None:
+        super().__init__()
+        self.image_encoder = image_encoder
+        self.prompt_encoder = prompt_encoder
+        self.mask_decoder = mask_decoder
+        self.normalise = ImageNetNormalise()
+        self.size = size
+        self.image_size: int = prompt_encoder.input_image_size[0]
+        self.grid: int = prompt_encoder.image_embedding_size[0]
+        self.patch_size = self.image_size // self.grid
+
+    def check_inputs(self, image: Tensor, prompts: Prompts) -> None:
+        """Refuse an image of another size than the model's, and prompts of another batch.
+
+        Raises:
+            ValueError: with what was found and what to do.
+        """
+        side = self.image_size
+        if image.ndim != 4 or tuple(image.shape[1:]) != (3, side, side):
+            raise ValueError(
+                f"image is {tuple(image.shape)}; this model takes (B, 3, {side}, {side}): "
+                "pad it to a square at bottom and right, then resize it, or build the model with "
+                "another image_size"
+            )
+        if prompts.batch_size not in (None, len(image)):
+            raise ValueError(f"prompts are for {prompts.batch_size} images, not for {len(image)}")
+
+
+class Generator(Player):
     """Noise that steers a segmenter away from what it should learn of an image.
 
     A frozen Segment Anything model carries the image and the prompts; the trainable parameters are
@@ -40,6 +90,8 @@ class Generator(nn.Module):
             decoder, which makes the noise, keeps float32. No part of `build_arguments`.
     """
 
+    image_encoder: ImageEncoder
+    mask_decoder: NoiseDecoder
     encoder_dtype: torch.dtype | None = None
 
     def __init__(
@@ -54,15 +106,12 @@ class Generator(nn.Module):
         noise_centred: int = 0,
         train_encoder: bool = False,
     ) -> None:
-        super().__init__()
-        self.image_encoder = image_encoder
-        self.prompt_encoder = prompt_encoder
-        self.mask_decoder = mask_decoder
-        self.normalise = ImageNetNormalise()
-        self.size = size
-        self.image_size: int = prompt_encoder.input_image_size[0]
-        self.grid: int = prompt_encoder.image_embedding_size[0]
-        self.patch_size = self.image_size // self.grid
+        super().__init__(
+            image_encoder=image_encoder,
+            prompt_encoder=prompt_encoder,
+            mask_decoder=mask_decoder,
+            size=size,
+        )
         self.noise_size = 4 * self.grid
         self.noise_readout: NoiseReadout = noise_readout
         self.noise_channels: NoiseChannels = noise_channels
@@ -112,7 +161,7 @@ class Generator(nn.Module):
             ValueError: image or mask prompts have another size than this model's, or the prompts
                 are for another number of images.
         """
-        check_inputs(image, prompts, image_size=self.image_size)
+        self.check_inputs(image, prompts)
         image_grad = torch.is_grad_enabled() and self.train_encoder
         with torch.set_grad_enabled(image_grad):
             encoded = self._encode(self.normalise(image))
@@ -137,24 +186,3 @@ class Generator(nn.Module):
         with torch.autocast(image.device.type, self.encoder_dtype):
             encoded = self.image_encoder(image)
         return EncoderOutput(*(tensor.float() for tensor in encoded))
-
-
-def check_inputs(image: Tensor, prompts: Prompts, *, image_size: int) -> None:
-    """Refuse an image of another size than the model's, and prompts of another batch.
-
-    Args:
-        image: (B, 3, H, W).
-        prompts: prompts of the same batch.
-        image_size: side of the square that the model takes.
-
-    Raises:
-        ValueError: with what was found and what to do.
-    """
-    if image.ndim != 4 or tuple(image.shape[1:]) != (3, image_size, image_size):
-        raise ValueError(
-            f"image is {tuple(image.shape)}; this model takes (B, 3, {image_size}, {image_size}): "
-            "pad it to a square at bottom and right, then resize it, or build the model with "
-            "another image_size"
-        )
-    if prompts.batch_size not in (None, len(image)):
-        raise ValueError(f"prompts are for {prompts.batch_size} images, not for {len(image)}")

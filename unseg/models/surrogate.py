@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor, nn
 
-from unseg.models.encoder import BatchPromptEncoder, EncoderOutput, ImageEncoder, ImageNetNormalise
-from unseg.models.generator import check_inputs
+from unseg.models.encoder import BatchPromptEncoder, EncoderOutput, ImageEncoder
+from unseg.models.generator import Player
 from unseg.models.noise_decoder import SingleMaskDecoder
 from unseg.types import Prompts
 
@@ -20,7 +20,7 @@ RESNET50_STAGE_CHANNELS = (1024, 2048)
 """Channels of the stages at strides 16 and 32."""
 
 
-class Surrogate(nn.Module):
+class Surrogate(Player):
     """Segment Anything at half the generator's size, all of it trainable.
 
     Args:
@@ -36,6 +36,9 @@ class Surrogate(nn.Module):
         logit_size: side of the logits and of mask prompts, 4g.
     """
 
+    image_encoder: ImageEncoder | ResNetEncoder
+    mask_decoder: SingleMaskDecoder
+
     def __init__(
         self,
         *,
@@ -44,15 +47,12 @@ class Surrogate(nn.Module):
         mask_decoder: SingleMaskDecoder,
         size: str,
     ) -> None:
-        super().__init__()
-        self.image_encoder = image_encoder
-        self.prompt_encoder = prompt_encoder
-        self.mask_decoder = mask_decoder
-        self.normalise = ImageNetNormalise()
-        self.size = size
-        self.image_size: int = prompt_encoder.input_image_size[0]
-        self.grid: int = prompt_encoder.image_embedding_size[0]
-        self.patch_size = self.image_size // self.grid
+        super().__init__(
+            image_encoder=image_encoder,
+            prompt_encoder=prompt_encoder,
+            mask_decoder=mask_decoder,
+            size=size,
+        )
         self.logit_size = 4 * self.grid
 
     @property
@@ -71,7 +71,7 @@ class Surrogate(nn.Module):
             ValueError: image or mask prompts have another size than this model's, or the prompts
                 are for another number of images.
         """
-        check_inputs(image, prompts, image_size=self.image_size)
+        self.check_inputs(image, prompts)
         encoded = self.image_encoder(self.normalise(image))
         return self.mask_decoder(
             encoded.embedding,

@@ -76,11 +76,8 @@ def save_release(
         stored = set(generator.trainable_parameters()) | {
             name for name in state if not torch.equal(state[name].cpu(), from_parent[name])
         }
-        parent = {
-            "name": parent_path.name,
-            "size": parent_path.stat().st_size,
-            "sha256": sha256_file(parent_path),
-        }
+        size, digest = parent_path.stat().st_size, sha256_file(parent_path)
+        parent = {"name": parent_path.name, "size": size, "sha256": digest}
     buffers = {name for name, _ in generator.named_buffers()}
     storage: dict[str, torch.dtype] = {"float32": torch.float32, "float16": torch.float16}
     tensors = {
