@@ -103,13 +103,12 @@ def _host_rows(
 
 def _host_path(plan: Plan, item: Any, pixels: np.ndarray) -> None:
     """All that our pipeline does with an image beside the device."""
-    checksums = plan.reader.checksums(item)
-    subject = plan.reader.read(item)
+    file = plan.reader.file(item)
+    subject = plan.reader.read(item, file)
     job = WriteJob(
         subject=subject,
         pixels=pixels,
-        checksums=checksums,
-        source=item.image_path,
+        input_sha256=file.sha256,
         path=plan.layout.path(item.key),
         output=plan.layout.relative(item.key),
         format=plan.layout.format_of(item.key),

@@ -70,7 +70,7 @@ def test_a_mask_of_another_scale_than_its_data_set_is_an_error(tmp_path: Path) -
     write_pair(tmp_path, stems[1])
     dataset = pairs(tmp_path, *stems)
     assert dataset.mask_scale == 1  # The odd one is not among the masks that are looked at.
-    with pytest.raises(UserError, match="holds 255 where the other masks"):
+    with pytest.raises(UserError, match="holds the value 255, but the masks of this set"):
         dataset[1]
 
 

@@ -14,6 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
+from unseg.data.mask_values import THRESHOLD, ones_to_255
 from unseg.io.decode import image_size, read_grey, read_rgb
 from unseg.io.files import resolve_inside
 from unseg.types import Sample
@@ -177,7 +178,7 @@ class PairDataset:
             except UserError:
                 continue  # Named by the header check, or counted as skipped when it is read.
         top = max(tops, default=0)
-        if 1 < top <= 127:
+        if 1 < top <= THRESHOLD:
             raise DataError(
                 [
                     f"{self.name}: the largest value in {len(tops)} masks is {top}; masks must "
@@ -198,12 +199,7 @@ class PairDataset:
                 f"{image.shape[:2]}; give them one size or drop the pair"
             )
         if scale == 1:
-            if mask.max(initial=0) > 1:
-                raise UserError(
-                    f"{pair.mask_path}: holds {mask.max()} where the other masks of {self.name} "
-                    "hold {0, 1}; store it alike"
-                )
-            mask = mask * np.uint8(255)
+            mask = ones_to_255(mask, place=pair.mask_path, remedy="store it alike")
         return Sample(image, mask, pair.name)
 
 

@@ -16,7 +16,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from unseg.data.annotations.base import Annotation, Item, Segment
+from unseg.data.annotations.base import Annotation, Item
+from unseg.data.annotations.label_pictures import mask_annotation
 from unseg.io.pictures import Picture, read_picture
 from unseg.protection.reading.region import Region, region_from_prompt
 from unseg.types import VOID_CLASS
@@ -212,14 +213,7 @@ class MarkedPictures:
                 **_prompts(marks),
             )
         mask = marked_region(read_picture(item.image_path), marks).mask
-        segment = Segment(mask=mask, category=1, is_crowd=False, is_thing=True, instance_id=1)
-        return Annotation(
-            height=mask.shape[0],
-            width=mask.shape[1],
-            class_map=mask.astype(np.int32),
-            segments=(segment,),
-            soft_mask=mask.astype(np.uint8) * np.uint8(255),
-        )
+        return mask_annotation(mask.astype(np.uint8) * np.uint8(255))
 
 
 def _prompts(marks: Marks) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from unseg.data.mask_values import object_of
 from unseg.io.pictures import Picture
 from unseg.models.weights import load_generator as _load_file
 from unseg.protection.compose import protected_pixels
@@ -186,6 +187,4 @@ def _as_mask(mask: Any, name: str) -> np.ndarray | None:
     values = np.asarray(mask)
     if values.ndim != 2:
         raise UserError(f"{name} has the shape {values.shape}; give (H, W)")
-    if values.dtype == bool:
-        return values
-    return values > (127 if values.max(initial=0) > 1 else 0)
+    return object_of(values)

@@ -21,12 +21,12 @@ import torch
 from torch import Tensor
 
 from unseg.data.annotations.base import Item
-from unseg.io.files import sha256_file
+from unseg.io.files import FileContent, sha256_file
 from unseg.protection.compose import protected_pixels
 from unseg.protection.methods import full_size_noise
 from unseg.protection.noise_maker import PromptedImage
 from unseg.protection.plan import Plan
-from unseg.protection.reading.item import Checksums, Subject
+from unseg.protection.reading.item import Subject
 from unseg.protection.writing.manifest import FAILED, PartWriter
 from unseg.protection.writing.writer import WriteJob, write_protected
 from unseg.utils.errors import UserError
@@ -53,7 +53,8 @@ class ImageRead:
         kept: an earlier run has finished it.
         subject: the image, where it is to be written.
         noise_rows: image and prompts whose noise it gets; empty for methods without a generator.
-        checksums: of the input files.
+        input_sha256: SHA-256 of the image's file, where it could be read.
+        original: that file, where nothing in it is protected.
         failure: why it cannot be protected.
         seconds: time spent.
     """
@@ -62,7 +63,8 @@ class ImageRead:
     kept: bool = False
     subject: Subject | None = None
     noise_rows: tuple[PromptedImage, ...] = ()
-    checksums: Checksums | None = None
+    input_sha256: str | None = None
+    original: FileContent | None = None
     failure: str | None = None
     seconds: float = 0.0
 
@@ -142,12 +144,12 @@ def _decode(plan: Plan, number: int) -> ImageRead:
     def result(**found: Any) -> ImageRead:
         return ImageRead(item=item, seconds=time.perf_counter() - start, **found)
 
-    checksums = None
+    file: FileContent | None = None
     try:
-        checksums = plan.reader.checksums(item)
-        if _is_finished(plan, item, checksums):
+        if _is_finished(plan, item):
             return result(kept=True)
-        subject = plan.reader.read(item)
+        file = plan.reader.file(item)
+        subject = plan.reader.read(item, file)
         rows: tuple[PromptedImage, ...] = ()
         if subject.has_work:
             rows = _noise_rows(plan, number, subject)
@@ -155,17 +157,18 @@ def _decode(plan: Plan, number: int) -> ImageRead:
             raise UserError(
                 f"{item.key}: has no pixel to protect; set region.on_empty=copy to copy such images"
             )
-        return result(subject=subject, noise_rows=rows, checksums=checksums)
+        original = None if subject.has_work else file
+        return result(subject=subject, noise_rows=rows, input_sha256=file.sha256, original=original)
     except Exception as error:
-        return result(failure=_reason(item, error), checksums=checksums)
+        return result(failure=_reason(item, error), input_sha256=file.sha256 if file else None)
 
 
-def _is_finished(plan: Plan, item: Item, checksums: Checksums) -> bool:
+def _is_finished(plan: Plan, item: Item) -> bool:
     """Whether input and output are those of an earlier run's entry."""
     earlier = plan.earlier.get(item.key)
     if earlier is None or earlier.output != plan.layout.relative(item.key):
         return False
-    if (earlier.input_sha256, earlier.label_sha256) != (checksums.image, checksums.label):
+    if (earlier.input_sha256, earlier.label_sha256) != plan.reader.checksums(item):
         return False
     path = plan.layout.path(item.key)
     return path.is_file() and sha256_file(path) == earlier.output_sha256
@@ -220,7 +223,7 @@ def _tasks(plan: Plan, group: list[ImageRead]) -> Iterator[Callable[[], dict[str
                 raise UserError(
                     f"{one.item.key}: the device is out of memory; set run.batch_size lower"
                 ) from None
-            yield partial(_failure, plan, one.item, one.checksums, _reason(one.item, error))
+            yield partial(_failure, plan, one.item, one.input_sha256, _reason(one.item, error))
             continue
         seconds = one.seconds + time.perf_counter() - start
         seconds += shared if singles[slot] is not None else 0
@@ -253,15 +256,15 @@ def _compose(plan: Plan, one: ImageRead, noise: Tensor | None) -> Any:
 
 def _write(plan: Plan, one: ImageRead, pixels: Any, seconds: float) -> dict[str, Any]:
     assert one.subject is not None
-    assert one.checksums is not None
+    assert one.input_sha256 is not None
     start = time.perf_counter()
     output = plan.config.output
     try:
         job = WriteJob(
             subject=one.subject,
             pixels=pixels,
-            checksums=one.checksums,
-            source=one.item.image_path,
+            input_sha256=one.input_sha256,
+            original=one.original,
             path=plan.layout.path(one.item.key),
             output=plan.layout.relative(one.item.key),
             format=plan.layout.format_of(one.item.key),
@@ -271,7 +274,7 @@ def _write(plan: Plan, one: ImageRead, pixels: Any, seconds: float) -> dict[str,
         )
         entry = write_protected(job)
     except Exception as error:
-        return _failure(plan, one.item, one.checksums, _reason(one.item, error))
+        return _failure(plan, one.item, one.input_sha256, _reason(one.item, error))
     entry["method"] = plan.config.method
     entry["seconds"] = round(seconds + time.perf_counter() - start, 4)
     return entry
@@ -280,16 +283,16 @@ def _write(plan: Plan, one: ImageRead, pixels: Any, seconds: float) -> dict[str,
 def _without_picture(plan: Plan, one: ImageRead) -> dict[str, Any]:
     if one.kept:
         return {"key": one.item.key, "status": KEPT}
-    return _failure(plan, one.item, one.checksums, one.failure or "unknown")
+    return _failure(plan, one.item, one.input_sha256, one.failure or "unknown")
 
 
-def _failure(plan: Plan, item: Item, checksums: Checksums | None, reason: str) -> dict[str, Any]:
+def _failure(plan: Plan, item: Item, input_sha256: str | None, reason: str) -> dict[str, Any]:
     """The entry of an image that failed; an output that an earlier run left is removed."""
     if item.fault is None and item.key in plan.earlier:
         plan.layout.path(item.key).unlink(missing_ok=True)
     entry = {"key": item.key, "status": FAILED, "reason": reason}
-    if checksums is not None:
-        entry["input_sha256"] = checksums.image or ""
+    if input_sha256 is not None:
+        entry["input_sha256"] = input_sha256
     return entry
 
 

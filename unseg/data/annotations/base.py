@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from unseg.io.files import FileContent
 from unseg.types import VOID_CLASS
 from unseg.utils.errors import UserError
 
@@ -70,6 +71,7 @@ class Annotation:
         point_coords: (N, 2) float (X, Y), image frame, where the label is points.
         point_labels: (N,) int, 1 foreground, 0 background.
         is_whole: there is no label: the whole image is the region.
+        label_file: the label's own file as it was read, None where it has none; for its checksum.
     """
 
     height: int
@@ -81,6 +83,7 @@ class Annotation:
     point_coords: np.ndarray | None = None
     point_labels: np.ndarray | None = None
     is_whole: bool = False
+    label_file: FileContent | None = None
 
     @property
     def has_region(self) -> bool:

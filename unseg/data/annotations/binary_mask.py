@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from functools import cached_property
 
-import numpy as np
-
-from unseg.data.annotations.base import Annotation, Item, Segment
-from unseg.data.annotations.label_pictures import read_brightness
+from unseg.data.annotations.base import Annotation, Item
+from unseg.data.annotations.label_pictures import mask_annotation, read_brightness
 from unseg.data.annotations.tree import TreeSource
+from unseg.data.mask_values import holds_ones, ones_to_255
 from unseg.utils.errors import UserError
 
-THRESHOLD = 127
-"""Foreground is above it; JPEG masks carry compression noise of a few levels."""
 _MASKS_LOOKED_AT = 16
 
 
@@ -32,7 +29,7 @@ class BinaryMask(TreeSource):
                 values, is_scaled = read_brightness(item.label, max_pixels=self.config.max_pixels)
             except (UserError, OSError):
                 continue  # reported where this image's turn comes
-            if is_scaled or values.max(initial=0) > 1:
+            if is_scaled or not holds_ones(values):
                 return False
             seen += bool(values.any())
             if seen == _MASKS_LOOKED_AT:
@@ -42,22 +39,9 @@ class BinaryMask(TreeSource):
     def _read(self, item: Item) -> Annotation:
         values, is_scaled = read_brightness(item.label, max_pixels=self.config.max_pixels)
         if self.is_zero_one and not is_scaled:
-            if values.max(initial=0) > 1:
-                raise UserError(
-                    f"{item.label}: holds the value {values.max()}, but the masks of this set are "
-                    "0 and 1; set data.mask_values=zero_255 if they are not"
-                )
-            values = values * np.uint8(255)
-        mask = values > THRESHOLD
-        segment = Segment(mask=mask, category=1, is_crowd=False, is_thing=True, instance_id=1)
-        height, width = mask.shape
-        return Annotation(
-            height=height,
-            width=width,
-            class_map=mask.astype(np.int32),
-            segments=(segment,) if mask.any() else (),
-            soft_mask=values,
-        )
+            remedy = "set data.mask_values=zero_255 if they are not"
+            values = ones_to_255(values, place=item.label.path, remedy=remedy)
+        return mask_annotation(values)
 
     @property
     def class_names(self) -> dict[int, str]:

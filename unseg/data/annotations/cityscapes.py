@@ -41,7 +41,7 @@ class Cityscapes(TreeSource):
 
     def _read(self, item: Item) -> Annotation:
         values = read_ids(item.label, max_pixels=self.config.max_pixels)
-        class_map = map_ids(values, _TABLE, item.label)
+        class_map = map_ids(values, _TABLE, item.label.path)
         class_map[np.isin(values, self.config.void)] = VOID_CLASS
         segments = []
         for value in np.flatnonzero(np.bincount(values.ravel())).tolist():

@@ -29,7 +29,7 @@ class ClassPng(TreeSource):
     def _read(self, item: Item) -> Annotation:
         values = read_ids(item.label, max_pixels=self.config.max_pixels)
         return semantic_annotation(
-            map_ids(values, self._table, item.label),
+            map_ids(values, self._table, item.label.path),
             background=self.config.background,
             things=self.config.things,
         )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 from unseg.config.dataset import DatasetConfig, PartConfig
 from unseg.data.annotations.base import Annotation, Item
-from unseg.io.files import resolve_inside
+from unseg.io.files import read_file, resolve_inside
 from unseg.io.suffixes import PICTURE_SUFFIXES
 from unseg.utils.errors import UserError
 
@@ -33,9 +34,13 @@ class TreeSource:
         """The label of one image; raises UserError naming file and fault."""
         if item.fault is not None:
             raise UserError(item.fault)
-        return self._read(item)
+        if item.label is None:
+            return self._read(item)
+        file = read_file(item.label)
+        return replace(self._read(replace(item, label=file)), label_file=file)
 
     def _read(self, item: Item) -> Annotation:
+        """The label, whose file is read already: `item.label` is its `FileContent`, or None."""
         raise NotImplementedError
 
     @property

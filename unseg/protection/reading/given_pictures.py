@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from unseg.data.annotations.base import Annotation, Item, Segment
-from unseg.data.annotations.label_pictures import read_brightness
+from unseg.data.annotations.base import Annotation, Item
+from unseg.data.annotations.label_pictures import mask_annotation, read_brightness
 from unseg.data.annotations.tree import scan_images
+from unseg.data.mask_values import holds_ones
 from unseg.io.decode import MAX_PIXELS, image_size
+from unseg.io.files import read_file
 from unseg.io.suffixes import PICTURE_SUFFIXES
 from unseg.types import VOID_CLASS
 from unseg.utils.errors import UserError
@@ -109,15 +111,8 @@ class GivenPictures:
 
 def _mask_annotation(path: Path) -> Annotation:
     """A mask file; {0, 1} and {0, 255} are both understood, by looking."""
-    values, is_scaled = read_brightness(path, max_pixels=MAX_PIXELS)
-    if not is_scaled and values.max(initial=0) <= 1:
+    file = read_file(path)
+    values, is_scaled = read_brightness(file, max_pixels=MAX_PIXELS)
+    if not is_scaled and holds_ones(values):
         values = values * np.uint8(255)
-    mask = values > 127
-    segment = Segment(mask=mask, category=1, is_crowd=False, is_thing=True, instance_id=1)
-    return Annotation(
-        height=mask.shape[0],
-        width=mask.shape[1],
-        class_map=mask.astype(np.int32),
-        segments=(segment,) if mask.any() else (),
-        soft_mask=values,
-    )
+    return replace(mask_annotation(values), label_file=file)

@@ -11,7 +11,7 @@ import numpy as np
 from unseg.config.generate import PromptConfig, PromptKind, RegionConfig
 from unseg.data.annotations.base import Annotation, AnnotationSource, Item
 from unseg.io.decode import MAX_PIXELS
-from unseg.io.files import sha256_file
+from unseg.io.files import FileContent, read_file, sha256_file
 from unseg.io.pictures import Picture, read_picture
 from unseg.protection.reading.prompts import model_prompts
 from unseg.protection.reading.region import (
@@ -53,6 +53,7 @@ class Subject:
         prompt_kind: for the manifest: "mask", "box", "points", "whole".
         region_source: "label", or what `region_from_prompt` used.
         notes: what the user should know.
+        label_sha256: SHA-256 of the label's own file, where it has one.
         classes: (H, W) int32 class of each pixel, `VOID_CLASS` where there is none; for methods
             that go by classes.
     """
@@ -65,6 +66,7 @@ class Subject:
     prompt_kind: str
     region_source: str
     notes: tuple[str, ...] = ()
+    label_sha256: str | None = None
     classes: np.ndarray | None = None
 
     @property
@@ -73,14 +75,6 @@ class Subject:
         if self.classes is not None:
             return bool((self.classes != VOID_CLASS).any())
         return bool(self.region.any())
-
-
-@dataclass(frozen=True)
-class Checksums:
-    """SHA-256 of the files that an output is made from; None where there is no such file."""
-
-    image: str | None
-    label: str | None
 
 
 @dataclass(frozen=True)
@@ -107,30 +101,41 @@ class SubjectReader:
     classes: Literal["label", "region"] | None = None
     has_open_background: bool = False
 
-    def checksums(self, item: Item) -> Checksums:
-        """Of the image and, where the label is a file of its own, of the label."""
+    def file(self, item: Item) -> FileContent:
+        """The image's file, read once: for its checksum and for `read`."""
         if item.fault is not None:
             raise UserError(item.fault)
-        label = item.label if isinstance(item.label, Path) else None
-        return Checksums(
-            image=sha256_file(item.image_path),
-            label=sha256_file(label) if label is not None and label.is_file() else None,
-        )
+        return read_file(item.image_path)
 
-    def read(self, item: Item) -> Subject:
+    def checksums(self, item: Item) -> tuple[str, str | None]:
+        """SHA-256 of the image and, where the label is a file of its own, of the label.
+
+        Nothing is decoded, nor held in memory: this is how an image is recognised as done.
+        """
+        if item.fault is not None:
+            raise UserError(item.fault)
+        label = item.label if isinstance(item.label, Path) and item.label.is_file() else None
+        return sha256_file(item.image_path), sha256_file(label) if label is not None else None
+
+    def read(self, item: Item, file: FileContent | None = None) -> Subject:
         """The image with its region and prompts.
+
+        Args:
+            item: the image.
+            file: its file, where it was read already.
 
         Raises:
             UserError: naming the file and the fault.
         """
-        if item.fault is not None:
-            raise UserError(item.fault)
-        picture = read_picture(item.image_path, max_pixels=self.max_pixels)
+        file = self.file(item) if file is None else file
+        picture = read_picture(file, max_pixels=self.max_pixels)
         annotation, note = fit_annotation(self.source.read(item), picture)
         notes = picture.notes if note is None else (*picture.notes, note)
         is_labelled = annotation.has_region and not annotation.is_whole
         understand = self._labelled if is_labelled else self._prompted
         subject = understand(item.key, picture, annotation, notes)
+        if annotation.label_file is not None:
+            subject = replace(subject, label_sha256=annotation.label_file.sha256)
         if self.classes is None:
             return subject
         classes = class_map_of(

@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 
 from unseg.data.annotations.base import Annotation, Segment
+from unseg.data.mask_values import object_of
 from unseg.data.prompt_checks import check_mask_size, checked_boxes, checked_points, shown_size
 from unseg.data.prompts import bilinear, mask_prompt, rounded
 from unseg.io.decode import turn_upright
@@ -26,7 +27,6 @@ from unseg.utils.errors import UserError
 
 RegionMode = Literal["all", "classes", "single", "things"]
 
-_THRESHOLD = 127
 _OPEN_BACKGROUND = -2
 """Class of the pixels of no object, in sets that label objects alone."""
 
@@ -137,7 +137,7 @@ def region_from_prompt(
 
     Args:
         image: (H, W, 3) uint8 RGB, upright; looked at for points only.
-        region: (H, W) bool or uint8 (above 127).
+        region: (H, W) bool, or numbers where 1 or above 127 is the region.
         mask: the same.
         boxes: (4,) or (N, 4) XYXY inclusive, image frame.
         point_coords: (N, 2) (X, Y), image frame.
@@ -200,7 +200,7 @@ def _chosen(annotation: Annotation, mode: str, classes: Sequence[int]) -> list[S
 
 def _as_bool(mask: np.ndarray, size: tuple[int, int], name: str) -> np.ndarray:
     check_mask_size(mask, size, name)
-    return mask if mask.dtype == bool else mask > _THRESHOLD
+    return object_of(mask)
 
 
 def _filled_boxes(boxes: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from unseg.io.encode import encode_picture
-from unseg.io.files import atomic_write_bytes, make_folder, read_file
+from unseg.io.files import FileContent, atomic_write_bytes, make_folder, read_file
 from unseg.io.pictures import OutputFormat, Picture, read_picture
-from unseg.protection.reading.item import Checksums, Subject
+from unseg.protection.reading.item import Subject
 from unseg.protection.writing.budget_check import keeps_budget, measure
 from unseg.protection.writing.manifest import PROTECTED, UNPROTECTED
 from unseg.utils.errors import UserError
@@ -24,25 +24,25 @@ class WriteJob:
     Attributes:
         subject: the clean picture and its region.
         pixels: (H, W, C) protected pixels, or None where nothing is protected.
-        checksums: of the input files, taken before they were read.
-        source: the input file.
+        input_sha256: SHA-256 of the input file.
         path: where the output goes.
         output: the same, relative to the output folder, POSIX.
         format: of the bytes.
         quality: of JPEG.
         bounds: budget to hold (inside, outside) in 8-bit levels; None: measured only.
+        original: the input file, where nothing is protected; a JPEG is copied as it is.
         noise_path: where the amplified noise goes, or None.
     """
 
     subject: Subject
     pixels: np.ndarray | None
-    checksums: Checksums
-    source: Path
+    input_sha256: str
     path: Path
     output: str
     format: OutputFormat
     quality: int
     bounds: tuple[float, float] | None
+    original: FileContent | None = None
     noise_path: Path | None = None
 
 
@@ -60,9 +60,9 @@ def write_protected(job: WriteJob) -> dict[str, Any]:
     # A picture without alpha and without 16 bits is all that JPEG can hold.
     if job.format == "JPEG" and (clean.alpha is not None or clean.max_value > 255):
         what = "transparency" if clean.alpha is not None else "16 bits a channel"
-        raise UserError(f"{job.source}: has {what}, which JPEG cannot hold; set output.format=png")
-    if job.pixels is None and _may_copy_bytes(job):
-        atomic_write_bytes(job.path, job.source.read_bytes())
+        raise UserError(f"{subject.key}: has {what}, which JPEG cannot hold; set output.format=png")
+    if job.pixels is None and job.original is not None and _may_copy_bytes(job):
+        atomic_write_bytes(job.path, job.original.data)
     else:
         changed = clean if job.pixels is None else clean.with_pixels(job.pixels)
         atomic_write_bytes(job.path, encode_picture(changed, job.format, quality=job.quality))
@@ -87,11 +87,11 @@ def write_protected(job: WriteJob) -> dict[str, Any]:
         "prompt": subject.prompt_kind if job.pixels is not None else None,
         "num_prompts": len(subject.instances) or len(subject.prompts),
         "region": subject.region_source,
-        "input_sha256": job.checksums.image,
+        "input_sha256": job.input_sha256,
         "output_sha256": file.sha256,
     }
-    if job.checksums.label is not None:
-        entry["label_sha256"] = job.checksums.label
+    if subject.label_sha256 is not None:
+        entry["label_sha256"] = subject.label_sha256
     if notes:
         entry["notes"] = notes
     return entry
