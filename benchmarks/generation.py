@@ -25,6 +25,7 @@ from unseg.config.generate import GenerateConfig
 from unseg.config.load import load_config
 from unseg.models import SIZES, Generator
 from unseg.models.weights import save_release
+from unseg.noise import Carrier
 from unseg.protection.plan import Plan, prepare
 from unseg.protection.run import generate
 from unseg.protection.writing.writer import WriteJob, write_protected
@@ -41,7 +42,7 @@ class FixedNoise(nn.Module):
     """Stands for a generator: the same noise for every image, in no time."""
 
     noise: Tensor
-    noise_channels, build_arguments = "rgb", {"size": "fixed"}
+    noise_carrier, build_arguments = Carrier.parse("rgb"), {"size": "fixed"}
 
     def __init__(self, image_size: int, patch_size: int) -> None:
         super().__init__()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import math
+import re
+from dataclasses import dataclass
+from typing import Literal, cast, get_args
 
 import torch
 import torch.nn.functional as F
@@ -11,32 +14,167 @@ from torch import Tensor
 GREY_LEVELS = 255
 """Budgets are given in 8-bit grey levels (`epsilon=8` means 8/255) and converted here alone."""
 
-NoiseChannels = Literal["rgb", "luma", "yellow_blue"]
-"""What noise the three colours carry: see `FIELD_OF_COLOUR`."""
+Enlarge = Literal["bilinear", "cosine", "sharp"]
+"""From noise cells to pixels: linear ramps between cell centres (the paper's), ramps of a cosine,
+which stay longer at their ends, or none: every pixel has its cell's value. Ramps lose strength
+where signs alternate, which is where a carrier is loudest."""
 
-FIELD_OF_COLOUR: dict[NoiseChannels, tuple[int, int, int]] = {
-    "rgb": (0, 1, 2),
-    "luma": (0, 0, 0),
-    "yellow_blue": (0, 0, 1),
+COLOURS: dict[str, tuple[int, int, int]] = {
+    "red": (1, 0, 0),
+    "green": (0, 1, 0),
+    "blue": (0, 0, 1),
+    "yellow": (1, 1, 0),
+    "luma": (1, 1, 1),
+    "opponent": (1, -1, 1),
 }
-"""Which field of noise red, green and blue carry: one each; one for all, which greyscale leaves
-whole; or one for red and green, which holds 0.89 of the brightness, and another for blue, which
-holds a contrast of colours beside it at no cost to the budget. DEVIATION: the paper has `rgb`."""
+"""Directions of colour that a band of noise may take: signs of red, green and blue. `opponent` is
+green against magenta, in which neighbouring cells of photographs differ three times less than in
+brightness (docs/METHOD.md, "5. Generation"). Red and green together hold 0.89 of brightness."""
+
+_SHORT = {"rgb": "red + green + blue", "yellow_blue": "yellow + blue"}
+_BAND = re.compile(r"(?:(?P<share>\d*\.?\d+) )?(?P<colour>[a-z]+)(?:/(?P<cells>\d+))?")
 
 
-def shared_by_colours(noise: Tensor, channels: NoiseChannels) -> Tensor:
-    """Noise in which colours of one field carry the mean of what they had.
+@dataclass(frozen=True)
+class Band:
+    """One field of noise in a carrier.
 
-    Args:
-        noise: (B, 3, H, W), any range.
-        channels: key of `FIELD_OF_COLOUR`.
-
-    Returns:
-        (B, 3, H, W).
+    Attributes:
+        colour: key of `COLOURS`.
+        share: of the budget, in (0, 1].
+        cells: side of the band's cells, in cells of the noise grid.
     """
-    fields = FIELD_OF_COLOUR[channels]
-    shared = [noise[:, [c for c in range(3) if fields[c] == field]].mean(1) for field in fields]
-    return torch.stack(shared, 1)
+
+    colour: str
+    share: float = 1.0
+    cells: int = 1
+
+    def __str__(self) -> str:
+        share = "" if self.share == 1 else f"{self.share:g} "
+        return f"{share}{self.colour}" + ("" if self.cells == 1 else f"/{self.cells}")
+
+
+@dataclass(frozen=True)
+class Carrier:
+    """Which colours and scales carry noise, and how its cells become pixels.
+
+    Noise is a sum of bands; the shares of all bands that touch a colour add up to at most 1, so
+    that the sum keeps the budget. DEVIATION: the paper's carrier is `rgb`, one full field a colour,
+    enlarged bilinearly; the others are ours.
+
+    Attributes:
+        bands: one field each.
+        enlarge: from cells to pixels.
+    """
+
+    bands: tuple[Band, ...]
+    enlarge: Enlarge = "bilinear"
+
+    @classmethod
+    def parse(cls, text: str) -> Carrier:
+        """The carrier that a text such as `0.75 luma/2 + 0.25 opponent, sharp` names.
+
+        A band is an optional share, a colour, and optionally `/` with the side of its cells; the
+        word after the comma is how cells are enlarged, `bilinear` where there is none. `rgb` is
+        `red + green + blue`, `yellow_blue` is `yellow + blue`.
+
+        Raises:
+            ValueError: the text is malformed, or its bands exceed the budget.
+        """
+        written, _, enlarge = (part.strip() for part in text.partition(","))
+        enlarge = enlarge or "bilinear"
+        if enlarge not in get_args(Enlarge):
+            raise ValueError(f"{enlarge!r}: cells are enlarged {', '.join(get_args(Enlarge))}")
+        bands = []
+        for part in _SHORT.get(written, written).split("+"):
+            found = _BAND.fullmatch(part.strip())
+            if found is None or found["colour"] not in COLOURS:
+                known = ", ".join((*_SHORT, *COLOURS))
+                raise ValueError(
+                    f"{part.strip()!r} is no band of noise; write one as in 0.25 opponent/2, with "
+                    f"one of {known}"
+                )
+            bands.append(
+                Band(found["colour"], float(found["share"] or 1), int(found["cells"] or 1))
+            )
+        return cls(tuple(bands), cast(Enlarge, enlarge))
+
+    def __post_init__(self) -> None:
+        if any(band.cells < 1 or band.share <= 0 for band in self.bands):
+            raise ValueError(f"{self}: shares must be above 0, and cells at least 1 wide")
+        shares = (
+            sum(band.share * abs(COLOURS[band.colour][c]) for band in self.bands) for c in range(3)
+        )
+        if max(shares) > 1 + 1e-6:
+            raise ValueError(f"{self}: the shares of a colour add up to more than 1")
+
+    def __str__(self) -> str:
+        bands = " + ".join(map(str, self.bands))
+        bands = next((short for short, whole in _SHORT.items() if whole == bands), bands)
+        return bands if self.enlarge == "bilinear" else f"{bands}, {self.enlarge}"
+
+    def matrix(self) -> Tensor:
+        """(3, k) float32: what each of the k fields adds to red, green and blue."""
+        columns = [band.share * torch.tensor(COLOURS[band.colour]) for band in self.bands]
+        return torch.stack(columns, 1).float()
+
+    def fields_of(self, noise: Tensor) -> Tensor:
+        """The fields in three channels: in each colour direction, the mean over each band's cells.
+
+        Args:
+            noise: (B, 3, n, n), any range; n a multiple of every band's cells.
+
+        Returns:
+            (B, k, n, n), each field constant on its cells.
+        """
+        fields = []
+        for band in self.bands:
+            signs = COLOURS[band.colour]
+            used = [c for c in range(3) if signs[c]]
+            signed = noise[:, used] * noise.new_tensor([signs[c] for c in used]).view(1, -1, 1, 1)
+            field = signed.mean(1, keepdim=True)
+            if band.cells > 1:
+                field = _repeated(F.avg_pool2d(field, band.cells), band.cells)
+            fields.append(field)
+        return torch.cat(fields, 1)
+
+    def noise(self, fields: Tensor) -> Tensor:
+        """Unit noise (B, 3, n, n) in [-1, 1] of fields (B, k, n, n) in [-1, 1]."""
+        if str(self).startswith("rgb"):
+            return fields  # a product with the identity, bit for bit
+        return torch.einsum("ck,bkhw->bchw", self.matrix().to(fields), fields)
+
+    def draw_signs(self, side: int, rng: torch.Generator) -> Tensor:
+        """Fields (1, k, side, side) of -1 and 1, drawn anew for each cell of each band."""
+        fields = []
+        for band in self.bands:
+            cells = -(-side // band.cells)
+            signs = torch.randint(0, 2, (1, 1, cells, cells), generator=rng) * 2.0 - 1
+            fields.append(_repeated(signs, band.cells)[..., :side, :side])
+        return torch.cat(fields, 1)
+
+    def checks(self, side: int) -> Tensor:
+        """Fields (1, k, side, side) of signs that alternate from cell to cell of each band."""
+        place = torch.arange(side)
+        fields = []
+        for band in self.bands:
+            parity = place.div(band.cells, rounding_mode="floor")
+            fields.append(1 - 2.0 * ((parity[:, None] + parity) % 2))
+        return torch.stack(fields)[None]
+
+    def grey(self, noise: Tensor) -> Tensor:
+        """What grey pictures carry of noise (B, 3, H, W): (B, 1, H, W).
+
+        The mean of the three colours; where colours oppose each other, which would cancel, what red
+        carries, as brightness.
+        """
+        if all(sign >= 0 for band in self.bands for sign in COLOURS[band.colour]):
+            return noise.mean(1, keepdim=True)
+        return noise[:, :1]
+
+
+def _repeated(field: Tensor, cells: int) -> Tensor:
+    return field.repeat_interleave(cells, -1).repeat_interleave(cells, -2)
 
 
 def without_means(noise: Tensor, cells: int) -> Tensor:
@@ -57,14 +195,9 @@ def without_means(noise: Tensor, cells: int) -> Tensor:
     return (noise - means) / (1 + means.abs())
 
 
-def random_signs(side: int, channels: NoiseChannels, rng: torch.Generator) -> Tensor:
-    """(1, 3, side, side) of -1 and 1, drawn anew for each field of `channels`."""
-    fields = FIELD_OF_COLOUR[channels]
-    signs = torch.randint(0, 2, (1, max(fields) + 1, side, side), generator=rng) * 2.0 - 1
-    return signs[:, list(fields)]
-
-
-def upsample_noise(noise: Tensor, size: tuple[int, int]) -> Tensor:
+def upsample_noise(
+    noise: Tensor, size: tuple[int, int], *, enlarge: Enlarge = "bilinear"
+) -> Tensor:
     """Noise at an image's own size.
 
     The generator sees the image padded at bottom and right to a square, so its noise grid spans
@@ -73,15 +206,35 @@ def upsample_noise(noise: Tensor, size: tuple[int, int]) -> Tensor:
     Args:
         noise: (B, C, n, n) in [-1, 1], the generator's grid.
         size: (H, W) of the image.
+        enlarge: how cells become pixels.
 
     Returns:
         (B, C, H, W), same range.
     """
     height, width = size
     side = max(height, width)
-    if noise.shape[-2:] != (side, side):
+    if noise.shape[-2:] == (side, side):
+        return noise[..., :height, :width]
+    if enlarge == "bilinear":
         noise = F.interpolate(noise, (side, side), mode="bilinear", align_corners=False)
-    return noise[..., :height, :width]
+        return noise[..., :height, :width]
+    columns = _between_cells(noise, width, side, axis=-1, is_sharp=enlarge == "sharp")
+    return _between_cells(columns, height, side, axis=-2, is_sharp=enlarge == "sharp")
+
+
+def _between_cells(noise: Tensor, length: int, side: int, *, axis: int, is_sharp: bool) -> Tensor:
+    """The first `length` of `side` positions along an axis: the nearest cell, or cosine ramps."""
+    cells = noise.shape[axis]
+    place = (torch.arange(length, device=noise.device) + 0.5) * (cells / side)
+    if is_sharp:
+        return noise.index_select(axis, place.long().clamp(max=cells - 1))
+    left = torch.floor(place - 0.5)
+    weight = (1 - torch.cos(math.pi * (place - 0.5 - left))) / 2
+    weight = weight.to(noise.dtype).view(-1, *[1] * (-axis - 1))
+    before, after = (
+        noise.index_select(axis, index.long().clamp(0, cells - 1)) for index in (left, left + 1)
+    )
+    return before + (after - before) * weight
 
 
 def noise_budget(region: Tensor, *, epsilon: float, epsilon_bg: float) -> Tensor:
@@ -109,6 +262,7 @@ def compose(
     region: Tensor,
     epsilon: float = 8,
     epsilon_bg: float = 2,
+    enlarge: Enlarge = "bilinear",
 ) -> Tensor:
     """Protected image: `clip(image + budget * noise, 0, 1)`, unquantised.
 
@@ -118,6 +272,7 @@ def compose(
         region: (B, 1, H, W) in [0, 1], 1 inside the protected object.
         epsilon: bound inside the region, in 8-bit grey levels (8 means 8/255).
         epsilon_bg: bound outside, in 8-bit grey levels.
+        enlarge: how noise cells become pixels.
 
     Returns:
         (B, C, H, W) float in [0, 1]. The last step before a file is `torch.round(255 * protected)`.
@@ -132,5 +287,5 @@ def compose(
         )
     budget = noise_budget(region, epsilon=epsilon, epsilon_bg=epsilon_bg)
     height, width = image.shape[-2:]
-    perturbation = budget * upsample_noise(noise, (height, width))
+    perturbation = budget * upsample_noise(noise, (height, width), enlarge=enlarge)
     return torch.clamp(image + perturbation, 0, 1)

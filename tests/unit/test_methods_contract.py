@@ -22,7 +22,7 @@ from unseg.utils.errors import ConfigError
 PACKAGE = Path(__file__).resolve().parents[2] / "unseg"
 SIZE = (40, 56)
 OTHER_VALUES: dict[str, Any] = {
-    "epsilon": 6.0, "epsilon_bg": 1.0, "seed": 43, "grid": 24, "tile": 3, "channels": "luma",
+    "epsilon": 6.0, "epsilon_bg": 1.0, "seed": 43, "grid": 24, "tile": 3, "carrier": "opponent",
     "quality": 30, "psnr": 25.0, "patch": 8,
 }  # fmt: skip
 """A value for each option of a method that is not its default."""
@@ -89,7 +89,7 @@ def test_options_of_methods_without_a_budget_are_refused_by_others(
     assert [key for key, _ in problems] == unread
     assert all(message.endswith(f"alone, not by {name}") for _, message in problems)
     # A sweep over methods may share these.
-    shared = [f"method={name}", "noise.grid=8", "noise.channels=luma", "noise.classes=region"]
+    shared = [f"method={name}", "noise.grid=8", "noise.carrier=luma", "noise.classes=region"]
     assert not method_problems(make_config(tmp_path, tmp_path / "b", *shared))
 
 

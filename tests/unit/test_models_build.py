@@ -142,7 +142,7 @@ def test_noise_branches_start_xavier_uniform():
 
 def test_luma_noise_is_the_tanh_of_the_mean_before_it_in_all_colours():
     torch.manual_seed(0)
-    rgb, luma = build_generator("tiny"), build_generator("tiny", noise_channels="luma")
+    rgb, luma = build_generator("tiny"), build_generator("tiny", noise_carrier="luma")
     luma.load_state_dict(rgb.state_dict())
     image, prompts = torch.rand(2, 3, 128, 128), Prompts()
     with torch.no_grad():
@@ -155,7 +155,7 @@ def test_luma_noise_is_the_tanh_of_the_mean_before_it_in_all_colours():
 
 def test_yellow_blue_noise_is_one_for_red_and_green_and_another_for_blue():
     torch.manual_seed(0)
-    rgb, shared = build_generator("tiny"), build_generator("tiny", noise_channels="yellow_blue")
+    rgb, shared = build_generator("tiny"), build_generator("tiny", noise_carrier="yellow_blue")
     shared.load_state_dict(rgb.state_dict())
     image, prompts = torch.rand(2, 3, 128, 128), Prompts()
     with torch.no_grad():
@@ -197,7 +197,7 @@ def test_centring_lets_balanced_noise_reach_the_bounds_and_erases_a_tint():
     "option",
     [
         {"noise_readout": "mask_tokens"},
-        {"noise_channels": "grey"},
+        {"noise_carrier": "grey"},
         {"noise_centred": 3},
         {"image_size": 128.0},
     ],

@@ -43,7 +43,7 @@ class SmallMemory(nn.Module):
         self.encoder_dtype = None
 
     def __getattr__(self, name):
-        if name in ("image_size", "noise_size", "noise_channels", "build_arguments"):
+        if name in ("image_size", "noise_size", "noise_carrier", "build_arguments"):
             return getattr(self.inner, name)
         return super().__getattr__(name)
 

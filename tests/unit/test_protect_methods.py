@@ -95,11 +95,11 @@ def test_tiled_signs_repeat_one_tile_over_the_grid_and_over_the_set():
 
 @pytest.mark.parametrize("method", ["random_sign", "fixed_sign", "tiled_sign"])
 @pytest.mark.parametrize(
-    ("channels", "equal"),
+    ("carrier", "equal"),
     [("rgb", set()), ("luma", {(0, 1), (0, 2), (1, 2)}), ("yellow_blue", {(0, 1)})],
 )
-def test_colours_share_their_signs_as_asked(method, channels, equal):
-    signs = METHODS[method](MethodOptions(grid=8, channels=channels)).signs("a")[0]
+def test_colours_share_their_signs_as_asked(method, carrier, equal):
+    signs = METHODS[method](MethodOptions(grid=8, carrier=carrier)).signs("a")[0]
     assert set(signs.unique().tolist()) == {-1.0, 1.0}
     pairs = [(0, 1), (0, 2), (1, 2)]
     assert {(a, b) for a, b in pairs if torch.equal(signs[a], signs[b])} == equal
@@ -211,3 +211,20 @@ def test_the_model_frame_pads_at_bottom_and_right_and_keeps_16_bit_values():
     assert (frame[0, :, :10].permute(1, 2, 0) * 255 - torch.from_numpy(image)).abs().max() < 1e-4
     deep = model_frame(image.astype(np.uint16) * 257, image_size=40, device=CPU)
     assert (frame - deep).abs().max() < 1e-6
+
+
+def test_checks_alternate_from_cell_to_cell_of_each_band():
+    options = MethodOptions(grid=8, carrier="0.75 luma/2 + 0.25 opponent, sharp")
+    signs = METHODS["checks"](options).signs("a")[0]
+    for y in range(8):
+        for x in range(8):
+            luma, opponent = 0.75 * (-1) ** (y // 2 + x // 2), 0.25 * (-1) ** (y + x)
+            expected = torch.tensor([luma + opponent, luma - opponent, luma + opponent])
+            assert torch.equal(signs[:, y, x], expected)
+
+
+def test_an_opposing_carrier_leaves_a_grey_picture_all_of_its_budget():
+    clean, result, region, _ = protected_by("checks", channels=1, carrier="opponent, sharp")
+    change = np.abs(result.astype(int) - clean)[..., 0]
+    free = region & (clean[..., 0] > 8) & (clean[..., 0] < 247)
+    assert (change[free] == 8).all()

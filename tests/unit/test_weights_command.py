@@ -116,7 +116,7 @@ def test_bad_calls_end_with_2_and_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    torch.save(tiny_generator(noise_channels="luma").state_dict(), "generator.pth")
+    torch.save(tiny_generator(noise_carrier="luma").state_dict(), "generator.pth")
     for call, message in [
         (["inspect", "nowhere.pth"], "nowhere.pth: no such weight file"),
         (["export", "generator.pth", "out.bin"], "out.bin: the layout follows from the suffix"),

@@ -80,7 +80,7 @@ def test_size_and_image_size_follow_from_the_shapes(
         "size": size,
         "image_size": image_size,
         "noise_readout": "official",
-        "noise_channels": "rgb",
+        "noise_carrier": "rgb",
         "noise_centred": 0,
         "train_encoder": False,
     }
@@ -89,7 +89,7 @@ def test_size_and_image_size_follow_from_the_shapes(
 
 @pytest.mark.parametrize(
     ("option", "named"),
-    [({"noise_channels": "luma"}, "='luma'"), ({"noise_centred": 2}, "noise_centred=2")],
+    [({"noise_carrier": "luma"}, "='luma'"), ({"noise_centred": 2}, "noise_centred=2")],
 )
 def test_noise_that_the_layout_cannot_say_is_not_exported_and_the_reason_is_given(
     tmp_path: Path, option: dict[str, Any], named: str

@@ -43,8 +43,8 @@ def with_parent(sam: Path, **arguments: object) -> Generator:
     [
         {},
         {"image_size": 64, "noise_readout": "official", "train_encoder": True},
-        {"noise_channels": "luma"},
-        {"noise_channels": "yellow_blue", "noise_centred": 4},
+        {"noise_carrier": "luma"},
+        {"noise_carrier": "yellow_blue", "noise_centred": 4},
     ],
 )
 def test_a_release_without_parent_holds_everything_and_comes_back_exactly(
@@ -203,7 +203,7 @@ def test_the_generator_of_a_training_checkpoint_loads_and_a_faulty_one_is_refuse
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "step_00000010.pt"
-    generator, surrogate = tiny_generator(seed=9, noise_channels="luma"), tiny_surrogate()
+    generator, surrogate = tiny_generator(seed=9, noise_carrier="luma"), tiny_surrogate()
     content = {
         "format": "unseg-checkpoint",
         "version": 1,

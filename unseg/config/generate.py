@@ -37,9 +37,9 @@ class NoiseOptionsConfig:
     """Side of the grid of signs that no generator makes; None: the generator's noise grid."""
     tile: int = bounded(4, low=1, high=4096)
     """Side of the piece of signs that is repeated, in cells of the grid."""
-    channels: Literal["rgb", "luma", "yellow_blue"] | None = None
-    """Which colours share their signs (unseg.noise.FIELD_OF_COLOUR); None: as the generator, else
-    rgb."""
+    carrier: str | None = None
+    """Colours and scales of the sign methods (unseg.noise.Carrier), such as `luma` or
+    `0.75 luma/2 + 0.25 opponent/4, sharp`; None: as the generator, else rgb."""
     psnr: float | None = bounded(None, low=5, high=100)
     """PSNR in dB that methods without a bound are brought to on every image; None: their own
     strength. One that filters the image is only made weaker, never stronger."""

@@ -95,9 +95,10 @@ class NoiseConfig:
     """Bound inside the object, in grey levels of 255."""
     epsilon_bg: float = bounded(0.25, low=0, high=255)
     """Bound outside the object, in grey levels; at most `epsilon`."""
-    channels: Literal["rgb", "luma", "yellow_blue"] = "rgb"
-    """Noise of each colour, one for all three (survives greyscale), or one for red and green and
-    another for blue (survives it, and has a contrast of colours too)."""
+    carrier: str = "rgb"
+    """Colours and scales of the noise (unseg.noise.Carrier): `rgb`, a field for each colour (the
+    paper's); `luma`, one for all, which survives greyscale; `opponent, sharp`, green against
+    magenta in cells of hard edges; sums such as `0.75 luma/2 + 0.25 opponent/4, sharp`."""
     centred: Literal[0, 2, 4] = 0
     """Noise without a mean in squares of so many cells: 4, a token, so that it cannot become a
     tint; 2, finer texture still. 0: as it comes."""

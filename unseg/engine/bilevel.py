@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from unseg.losses import MaskLosses, choose_points, mask_losses
 from unseg.models import Generator, Surrogate
-from unseg.noise import compose
+from unseg.noise import Enlarge, compose
 from unseg.types import Batch, Phase
 from unseg.utils.seed import torch_generator
 
@@ -106,7 +106,12 @@ def generator_step(
         with mixed_precision(batch.image, game):
             noise = generator(batch.image, batch.generator_prompts)
         logits, mask = surrogate_logits(
-            surrogate, batch, noise.to(batch.image.dtype), game=game, epoch=epoch
+            surrogate,
+            batch,
+            noise.to(batch.image.dtype),
+            game=game,
+            epoch=epoch,
+            enlarge=generator.noise_carrier.enlarge,
         )
     target = modified_label(mask) if game.label_modification else mask
     return _point_losses(logits, target, batch, game=game, epoch=epoch)
@@ -122,8 +127,9 @@ def surrogate_step(
     with torch.no_grad(), mixed_precision(batch.image, game):
         noise = generator(batch.image, batch.generator_prompts)
     logits, mask = surrogate_logits(
-        surrogate, batch, noise.to(batch.image.dtype), game=game, epoch=epoch
-    )
+        surrogate, batch, noise.to(batch.image.dtype), game=game, epoch=epoch,
+        enlarge=generator.noise_carrier.enlarge,
+    )  # fmt: skip
     return _point_losses(logits, mask, batch, game=game, epoch=epoch)
 
 
@@ -188,7 +194,13 @@ def micro_batches(batch: Batch, size: int | None) -> Iterator[Batch]:
 
 
 def surrogate_logits(
-    surrogate: Surrogate, batch: Batch, noise: Tensor, *, game: Game, epoch: int
+    surrogate: Surrogate,
+    batch: Batch,
+    noise: Tensor,
+    *,
+    game: Game,
+    epoch: int,
+    enlarge: Enlarge = "bilinear",
 ) -> tuple[Tensor, Tensor]:
     """The surrogate's answer to the protected batch, in its own frame of side s.
 
@@ -198,6 +210,7 @@ def surrogate_logits(
         noise: (B, 3, n, n) in [-1, 1] on the generator's grid.
         game: budget and degradation.
         epoch: for the degradation's draws.
+        enlarge: how the carrier's cells become pixels.
 
     Returns:
         logits (B, 1, h, w), in the precision of the image, and the soft mask (B, 1, s, s).
@@ -212,6 +225,7 @@ def surrogate_logits(
         region=hard_region(batch.mask, published.shape[-1]),
         epsilon=game.epsilon,
         epsilon_bg=game.epsilon_bg,
+        enlarge=enlarge,
     )
     if game.degrade is not None:
         protected = game.degrade(protected, game.generators(epoch, batch, "degrade"))

@@ -130,7 +130,7 @@ def build_players(
         config.generator.size,
         config.generator.image_size,
         config.generator.noise_readout,
-        noise_channels=config.noise.channels,
+        noise_carrier=config.noise.carrier,
         noise_centred=config.noise.centred,
         train_encoder=config.generator.train_encoder,
     )

@@ -121,13 +121,15 @@ class Validator:
         inputs = batch.batch.to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.autocast):
             noise = generator(inputs.image, inputs.generator_prompts).float()
+        enlarge = generator.noise_carrier.enlarge
         clean = shrink(inputs.image, side)
         region = hard_region(inputs.mask, side)
         seen = {"clean": clean}
         for budget in self.budgets:
             seen[budget.name] = compose(
-                clean, noise, region=region, epsilon=budget.epsilon, epsilon_bg=budget.epsilon_bg
-            )
+                clean, noise, region=region, epsilon=budget.epsilon, epsilon_bg=budget.epsilon_bg,
+                enlarge=enlarge,
+            )  # fmt: skip
         with torch.autocast(device.type, torch.bfloat16, enabled=self.autocast):
             logits = {
                 key: surrogate(picture, inputs.surrogate_prompts).float()
@@ -148,7 +150,7 @@ class Validator:
             panel(
                 image=clean[i],
                 protected=seen[last][i],
-                noise=upsample_noise(noise, (side, side))[i],
+                noise=upsample_noise(noise, (side, side), enlarge=enlarge)[i],
                 clean_logits=_resized(logits["clean"][i : i + 1], (side, side))[0],
                 protected_logits=_resized(logits[last][i : i + 1], (side, side))[0],
                 mask=region[i],

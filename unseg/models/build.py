@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import get_args
+from typing import Any, get_args
 
 from unseg.models.encoder import BatchPromptEncoder, ImageEncoder
 from unseg.models.generator import Generator
 from unseg.models.noise_decoder import NoiseDecoder, NoiseReadout, SingleMaskDecoder
 from unseg.models.surrogate import ResNetEncoder, Surrogate
-from unseg.noise import NoiseChannels
+from unseg.noise import Carrier
 from unseg.utils.errors import UserError
 
 
@@ -83,7 +84,7 @@ def build_generator(
     image_size: int | None = None,
     noise_readout: NoiseReadout = "noise_tokens",
     *,
-    noise_channels: NoiseChannels = "rgb",
+    noise_carrier: str = "rgb",
     noise_centred: int = 0,
     train_encoder: bool = False,
 ) -> Generator:
@@ -94,7 +95,7 @@ def build_generator(
         image_size: side of the square input, a multiple of the patch; None is the size's own
             (1024 for `vit_b`).
         noise_readout: `noise_tokens`, or `official` for the released weights.
-        noise_channels: which colours share their noise; see `unseg.noise.FIELD_OF_COLOUR`.
+        noise_carrier: colours and scales of the noise, as text; see `unseg.noise.Carrier.parse`.
         noise_centred: side in cells of the squares of noise without a mean, 2 or 4; 0: none.
         train_encoder: train the image encoder as well as the noise branches.
 
@@ -103,12 +104,18 @@ def build_generator(
     """
     spec = _spec(size, SIZES)
     image_size = _checked_image_size(size, image_size, spec.image_size, spec.patch_size)
-    for name, value, choices in (
-        ("noise_readout", noise_readout, get_args(NoiseReadout)),
-        ("noise_channels", noise_channels, get_args(NoiseChannels)),
-    ):
-        if value not in choices:
-            raise UserError(f"{name}={value!r}: choose from {', '.join(choices)}")
+    if noise_readout not in get_args(NoiseReadout):
+        known = ", ".join(get_args(NoiseReadout))
+        raise UserError(f"noise_readout={noise_readout!r}: choose from {known}")
+    noise_size = 4 * image_size // spec.patch_size
+    try:
+        carrier = Carrier.parse(noise_carrier)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"noise_carrier={noise_carrier!r}: {error}") from None
+    if any(noise_size % band.cells for band in carrier.bands):
+        raise UserError(
+            f"noise_carrier={noise_carrier!r}: cells must divide the noise grid of {noise_size}"
+        )
     if noise_centred not in NOISE_CENTRED:
         raise UserError(f"noise_centred={noise_centred!r}: choose from {NOISE_CENTRED}")
     return Generator(
@@ -122,10 +129,22 @@ def build_generator(
         ),
         size=size,
         noise_readout=noise_readout,
-        noise_channels=noise_channels,
+        noise_carrier=carrier,
         noise_centred=noise_centred,
         train_encoder=train_encoder,
     )
+
+
+def generator_like(arguments: Mapping[str, Any]) -> Generator:
+    """The generator that the `build_arguments` of a file describe, with random weights.
+
+    Files from before carriers had names call the carrier `noise_channels`.
+
+    Raises:
+        UserError, TypeError: the arguments are not those of `build_generator`.
+    """
+    renamed = {"noise_carrier" if k == "noise_channels" else k: v for k, v in arguments.items()}
+    return build_generator(**renamed)
 
 
 def build_surrogate(size: str = "vit_b", image_size: int | None = None) -> Surrogate:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from unseg.models.encoder import BatchPromptEncoder, EncoderOutput, ImageEncoder, ImageNetNormalise
 from unseg.models.noise_decoder import NoiseDecoder, NoiseReadout
-from unseg.noise import NoiseChannels, shared_by_colours, without_means
+from unseg.noise import Carrier, without_means
 from unseg.types import Prompts
 
 
@@ -75,7 +75,8 @@ class Generator(Player):
         mask_decoder: decoder with noise branches.
         size: name of the model size, for `build_arguments`.
         noise_readout: which transformer outputs become noise; see `NoiseDecoder.forward`.
-        noise_channels: colours that share a field carry the mean of their outputs before tanh.
+        noise_carrier: colours and scales of the noise; a band is the mean of the outputs in its
+            direction of colour, before tanh.
         noise_centred: side in cells of the squares without a mean, see `unseg.noise.without_means`;
             a divisor of 4g, or 0 for noise as it comes.
         train_encoder: train the image encoder too.
@@ -102,7 +103,7 @@ class Generator(Player):
         mask_decoder: NoiseDecoder,
         size: str,
         noise_readout: NoiseReadout = "noise_tokens",
-        noise_channels: NoiseChannels = "rgb",
+        noise_carrier: Carrier,
         noise_centred: int = 0,
         train_encoder: bool = False,
     ) -> None:
@@ -114,7 +115,7 @@ class Generator(Player):
         )
         self.noise_size = 4 * self.grid
         self.noise_readout: NoiseReadout = noise_readout
-        self.noise_channels: NoiseChannels = noise_channels
+        self.noise_carrier = noise_carrier
         self.noise_centred = noise_centred
         self.train_encoder = train_encoder
         trainable = self.trainable_parameters()
@@ -129,7 +130,7 @@ class Generator(Player):
             "size": self.size,
             "image_size": self.image_size,
             "noise_readout": self.noise_readout,
-            "noise_channels": self.noise_channels,
+            "noise_carrier": str(self.noise_carrier),
             "noise_centred": self.noise_centred,
             "train_encoder": self.train_encoder,
         }
@@ -175,10 +176,10 @@ class Generator(Player):
             encoded_prompts,
             readout=self.noise_readout,
         )
-        if self.noise_channels != "rgb":
-            noise = shared_by_colours(noise, self.noise_channels)
-        noise = torch.tanh(noise)
-        return without_means(noise, self.noise_centred) if self.noise_centred else noise
+        fields = torch.tanh(self.noise_carrier.fields_of(noise))
+        if self.noise_centred:
+            fields = without_means(fields, self.noise_centred)
+        return self.noise_carrier.noise(fields)
 
     def _encode(self, image: Tensor) -> EncoderOutput:
         if self.encoder_dtype is None:

@@ -22,7 +22,7 @@ from unseg.io.tensors import (
     state_dict_of,
     tensors_of,
 )
-from unseg.models.build import build_generator
+from unseg.models.build import generator_like
 from unseg.models.formats.mae import MAE_FORMAT, load_mae, read_mae, save_mae
 from unseg.models.formats.official import export_official, generator_from_official
 from unseg.models.formats.release import generator_from_release, save_release
@@ -129,7 +129,7 @@ def _generator_from_checkpoint(file: WeightFile) -> Generator:
     if not isinstance(arguments, Mapping):
         raise UserError(f"{file.path}: checkpoint without models.generator; {DAMAGED}")
     try:
-        generator = build_generator(**arguments)
+        generator = generator_like(arguments)
     except (TypeError, UserError) as error:
         raise UserError(
             f"{file.path}: asks for a generator that cannot be built ({error}); install a newer "

@@ -104,7 +104,11 @@ class Protector:
             live.picture,
             key=upload.key,
             region=live.region,
-            method=UnSeg(MethodOptions(epsilon=epsilon, epsilon_bg=epsilon_bg)),
+            method=UnSeg(
+                MethodOptions(
+                    epsilon=epsilon, epsilon_bg=epsilon_bg, carrier=str(self._maker.carrier)
+                )
+            ),
             noise=live.noise,
             device=torch.device("cpu"),
         )
@@ -175,7 +179,9 @@ class Protector:
         noise = noises[:1].cpu()
         if subject.instances:
             masks = [torch.from_numpy(_small_mask(m, small.size)) for m in subject.instances]
-            noise = full_size_noise(noises.cpu(), masks, size=small.size)
+            noise = full_size_noise(
+                noises.cpu(), masks, size=small.size, enlarge=self._maker.carrier.enlarge
+            )
         return Live(
             marks=upload.marks,
             picture=small,

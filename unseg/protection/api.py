@@ -107,7 +107,9 @@ def protect(
     generator = load_generator() if generator is None else generator
     device = next(generator.parameters()).device
     noise = _noise(generator, device, picture, mask, boxes, points, point_labels)
-    method = UnSeg(MethodOptions(epsilon=epsilon, epsilon_bg=epsilon_bg))
+    method = UnSeg(
+        MethodOptions(epsilon=epsilon, epsilon_bg=epsilon_bg, carrier=str(generator.noise_carrier))
+    )
     with torch.inference_mode():
         pixels = protected_pixels(
             picture, key="image", region=found.mask, method=method, noise=noise, device=device
@@ -153,7 +155,7 @@ def _noise(
     noises = maker.of_one_image([prompt(box) for box in (union, *boxes)])
     areas = [region_from_prompt(picture.rgb8(), boxes=box).mask for box in boxes]
     masks = [torch.from_numpy(area).to(device) for area in areas]
-    return full_size_noise(noises, masks, size=picture.size)
+    return full_size_noise(noises, masks, size=picture.size, enlarge=maker.carrier.enlarge)
 
 
 def _as_picture(image: np.ndarray) -> Picture:

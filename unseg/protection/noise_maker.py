@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from unseg.noise import Carrier
 from unseg.types import ABSENT_LABEL, Prompts
 from unseg.utils.errors import UserError
 from unseg.utils.processor import BFLOAT16_INSTRUCTIONS, bfloat16_instructions
@@ -87,6 +88,7 @@ class NoiseMaker:
         batch_size: rows of a pass; None: 8 on CUDA, 1 on a CPU.
 
     Attributes:
+        carrier: of the noise.
         rows_per_pass: `batch_size`, halved each time the device ran out of memory.
     """
 
@@ -99,6 +101,7 @@ class NoiseMaker:
         batch_size: int | None = None,
     ) -> None:
         self.generator = generator.to(device).eval()
+        self.carrier: Carrier = generator.noise_carrier
         self.device = device
         self.batch_size = batch_size or default_batch_size(device)
         self.rows_per_pass = self.batch_size

@@ -16,6 +16,7 @@ from unseg.data.annotations import AnnotationSource, Item, build_source
 from unseg.io.decode import image_size
 from unseg.io.files import free_bytes, sha256_file
 from unseg.models.weights import load_generator, resolve_weights
+from unseg.noise import Carrier
 from unseg.protection.methods import METHODS, Method, MethodOptions
 from unseg.protection.noise_maker import NoiseMaker, default_batch_size
 from unseg.protection.reading.item import ModelFrame, SubjectReader
@@ -137,6 +138,10 @@ def method_problems(config: GenerateConfig) -> list[str]:
     if method is None:
         return [f"method={config.method}: {choice_message(config.method, METHODS)}"]
     problems = []
+    try:
+        Carrier.parse(config.noise.carrier or "rgb")
+    except ValueError as error:
+        problems.append(f"noise.carrier={config.noise.carrier}: {error}")
     for option in fields(config.noise):
         key, value = f"noise.{option.name}", getattr(config.noise, option.name)
         readers = [name for name, other in METHODS.items() if key in other.reads]
@@ -196,7 +201,7 @@ def _method_options(config: GenerateConfig, model: Any) -> MethodOptions:
         seed=config.run.seed,
         tile=noise.tile,
         grid=noise.grid or int(getattr(model, "noise_size", DEFAULT_GRID)),
-        channels=noise.channels or ("rgb" if model is None else model.noise_channels),
+        carrier=noise.carrier or ("rgb" if model is None else str(model.noise_carrier)),
         quality=config.output.quality,
         psnr=noise.psnr,
         patch=noise.patch,

@@ -242,7 +242,9 @@ def _compose(plan: Plan, one: ImageRead, noise: Tensor | None) -> Any:
         masks = [torch.from_numpy(m).to(plan.device) for m in subject.instances]
         noise = noises[:1]
         if plan.method.noise_from == "own" and len(masks) + 1 == len(noises):
-            noise = full_size_noise(noises, masks, size=subject.picture.size)
+            noise = full_size_noise(
+                noises, masks, size=subject.picture.size, enlarge=plan.noise_maker.carrier.enlarge
+            )
     return protected_pixels(
         subject.picture,
         key=subject.key,

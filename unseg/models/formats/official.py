@@ -58,12 +58,12 @@ def official_state(generator: Generator) -> dict[str, Tensor]:
     the places that are read changes nothing else (docs/METHOD.md, "2. Generator").
 
     Raises:
-        UserError: the generator's colours share their noise or its noise is centred, which this
+        UserError: the generator's carrier is not `rgb` or its noise is centred, which this
             layout cannot say.
     """
-    if generator.noise_channels != "rgb" or generator.noise_centred:
+    if str(generator.noise_carrier) != "rgb" or generator.noise_centred:
         raise UserError(
-            f"noise_channels={generator.noise_channels!r} with noise_centred="
+            f"noise_carrier={str(generator.noise_carrier)!r} with noise_centred="
             f"{generator.noise_centred} cannot be expressed in the released layout, whose program "
             "always reads three separate colours as they are; export to .safetensors"
         )

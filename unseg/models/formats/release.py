@@ -25,7 +25,7 @@ from torch import Tensor
 
 from unseg.io.files import atomic_write_bytes, sha256_file
 from unseg.io.tensors import DAMAGED, WeightFile, tensors_of
-from unseg.models.build import build_generator
+from unseg.models.build import generator_like
 from unseg.models.formats.sam import load_sam
 from unseg.models.formats.transfer import check_size, check_tensors
 from unseg.models.generator import Generator
@@ -208,7 +208,7 @@ def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
 
 def _build(header: Mapping[str, Any], path: Path) -> Generator:
     try:
-        return build_generator(**header["build_arguments"])
+        return generator_like(header["build_arguments"])
     except (TypeError, UserError) as error:
         raise UserError(
             f"{path}: its header asks for a generator that cannot be built ({error}); install a "
@@ -218,7 +218,7 @@ def _build(header: Mapping[str, Any], path: Path) -> Generator:
 
 def _state_with_parent(generator: Generator, parent_path: Path) -> dict[str, Tensor]:
     """State of a generator built like this one, with the parent loaded."""
-    twin = build_generator(**generator.build_arguments)
+    twin = generator_like(generator.build_arguments)
     load_sam(twin, parent_path)
     return twin.state_dict()
 

@@ -12,7 +12,7 @@ from unseg.protection.methods.base import Canvas, Method, MethodOptions, NoiseSo
 from unseg.protection.methods.class_sign import ClassSign
 from unseg.protection.methods.cuda import Convolutional
 from unseg.protection.methods.jpeg_only import JpegOnly
-from unseg.protection.methods.signs import FixedSign, RandomSign, TiledSign
+from unseg.protection.methods.signs import Checks, FixedSign, RandomSign, TiledSign
 from unseg.protection.methods.synper import LinearSeparable
 from unseg.protection.methods.unseg import Flat, Shuffled, UnSeg, full_size_noise
 
@@ -31,6 +31,7 @@ METHODS: dict[str, type[Method]] = {
     "random_sign": RandomSign,
     "fixed_sign": FixedSign,
     "tiled_sign": TiledSign,
+    "checks": Checks,
     "class_sign": ClassSign,
     "flat": Flat,
     "shuffled": Shuffled,

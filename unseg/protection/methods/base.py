@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from unseg.noise import GREY_LEVELS, NoiseChannels
+from unseg.noise import GREY_LEVELS
 from unseg.types import VOID_CLASS
 
 NoiseSource = Literal["own", "partner", "none"]
@@ -52,7 +52,7 @@ class MethodOptions:
         seed: of all randomness.
         grid: side of the noise grid of the sign methods.
         tile: side of the piece of signs that is repeated, in cells of the grid.
-        channels: which colours share their signs.
+        carrier: colours and scales of the noise, and how it is enlarged (`unseg.noise.Carrier`).
         quality: JPEG quality, 1 to 100.
         psnr: in dB, what methods without a bound are brought to; None: their own budget.
         patch: side of the pieces that are filled one by one; None: the whole image is one.
@@ -64,7 +64,7 @@ class MethodOptions:
     seed: int = 42
     grid: int = 256
     tile: int = 4
-    channels: NoiseChannels = "rgb"
+    carrier: str = "rgb"
     quality: int = 95
     psnr: float | None = None
     patch: int | None = None

@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from unseg.noise import NoiseChannels, upsample_noise
+from unseg.noise import Band, Carrier, upsample_noise
 from unseg.protection.methods.base import Canvas
 from unseg.protection.methods.signs import RandomSign
 from unseg.types import VOID_CLASS
@@ -21,13 +21,13 @@ from unseg.types import VOID_CLASS
 CODE_SIDE = 8
 """Side of a code in noise cells, a power of two; codes repeat over the picture."""
 
-CONTRASTS: dict[NoiseChannels, list[tuple[int, int, int]]] = {
-    "rgb": [(1, -1, 1), (1, 1, -1), (-1, 1, 1)],
-    "luma": [(1, 1, 1)],
-    "yellow_blue": [(1, 1, -1)],
+CONTRASTS: dict[tuple[str, ...], list[tuple[int, ...]]] = {
+    ("red", "green", "blue"): [(1, -1, 1), (1, 1, -1), (-1, 1, 1)],
+    ("yellow", "blue"): [(1, -1)],
 }
-"""Signs of red, green and blue. Each pattern is used once in each: nature varies less in colour
-than in brightness, so bands of two colours are a better lure."""
+"""Colours of a carrier's bands -> signs of its bands. Each pattern is used once in each: nature
+varies less in colour than in brightness, so bands of two colours are a better lure. Carriers that
+are not listed have all their bands alike."""
 
 
 class ClassSign(RandomSign):
@@ -40,45 +40,52 @@ class ClassSign(RandomSign):
     def __call__(self, canvas: Canvas) -> Tensor:
         """`clip(image + budget * code of the pixel's class)`."""
         assert canvas.classes is not None
-        # The contrasts of colours cancel in a grey picture.
-        channels = "luma" if canvas.image.shape[1] == 1 else self.options.channels
-        return self._compose(canvas, self._codes(canvas.classes, channels).to(canvas.image))
+        carrier = self.carrier
+        if canvas.image.shape[1] == 1:  # the contrasts of colours would cancel
+            carrier = Carrier((Band("luma", cells=carrier.bands[0].cells),), carrier.enlarge)
+        return self._compose(canvas, self._codes(canvas.classes, carrier).to(canvas.image))
 
-    def _codes(self, classes: Tensor, channels: NoiseChannels) -> Tensor:
-        """(1, 3, s, s) with s = max(H, W): each pixel's code, on the grid and upsampled."""
+    def _codes(self, classes: Tensor, carrier: Carrier) -> Tensor:
+        """(1, 3, s, s) with s = max(H, W): each pixel's code, on the grid and enlarged."""
         height, width = classes.shape[-2:]
-        side, grid = max(height, width), self.options.grid
+        side = max(height, width)
         codes = torch.zeros(1, 3, side, side, device=classes.device)
         inside = codes[..., :height, :width]
-        repeats = -(-grid // CODE_SIDE)
         for label in torch.unique(classes).tolist():
             if label == VOID_CLASS:
                 continue
-            tile = class_code(label, channels=channels)
-            field = tile.repeat(1, 1, repeats, repeats)[..., :grid, :grid].to(codes)
-            field = upsample_noise(field, (height, width))
+            field = class_code(label, carrier=carrier, side=self.options.grid).to(codes)
+            field = upsample_noise(field, (height, width), enlarge=carrier.enlarge)
             inside.copy_(torch.where(classes == label, field, inside))
         return codes
 
 
-def class_code(label: int, *, channels: NoiseChannels) -> Tensor:
-    """The code of a class: a two-dimensional Walsh function in one of the `CONTRASTS`.
+def class_code(label: int, *, carrier: Carrier, side: int = CODE_SIDE) -> Tensor:
+    """The code of a class: a two-dimensional Walsh function in one of the `CONTRASTS`, repeated.
 
     Codes of two classes are orthogonal in their pattern or differ in colour. After 63 patterns in
     each contrast their negatives follow (378 codes for `rgb`, 126 else), and then they repeat.
 
     Args:
         label: of the class, 0 or more.
-        channels: which colours share their signs.
+        carrier: of the code's bands; a pattern spans `CODE_SIDE` cells of its band.
+        side: of the result, in cells of the grid.
 
     Returns:
-        (1, 3, CODE_SIDE, CODE_SIDE) of -1 and 1.
+        (1, 3, side, side) in [-1, 1].
     """
-    contrasts, patterns = CONTRASTS[channels], _walsh_patterns()
+    patterns = _walsh_patterns()
+    colours = tuple(band.colour for band in carrier.bands)
+    contrasts = CONTRASTS.get(colours, [(1,) * len(colours)])
     turn, colour = divmod(label, len(contrasts))
     sign = 1 - 2 * (turn // len(patterns) % 2)
-    pattern = patterns[turn % len(patterns)]
-    return sign * pattern * torch.tensor(contrasts[colour]).view(1, 3, 1, 1)
+    fields = []
+    for band, contrast in zip(carrier.bands, contrasts[colour], strict=True):
+        pattern = sign * contrast * patterns[turn % len(patterns)]
+        pattern = pattern.repeat_interleave(band.cells, 0).repeat_interleave(band.cells, 1)
+        repeats = -(-side // len(pattern))
+        fields.append(pattern.repeat(repeats, repeats)[:side, :side])
+    return carrier.noise(torch.stack(fields)[None])
 
 
 @cache

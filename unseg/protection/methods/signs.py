@@ -6,7 +6,6 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from unseg.noise import random_signs
 from unseg.protection.methods.base import Canvas, NoiseSource
 from unseg.protection.methods.unseg import UnSeg
 from unseg.utils.seed import torch_generator
@@ -20,22 +19,19 @@ class RandomSign(UnSeg):
 
     title = "random signs on the generator's grid, drawn anew for each image"
     noise_from: ClassVar[NoiseSource] = "none"
-    reads: ClassVar[tuple[str, ...]] = ("noise.grid", "noise.channels")
+    reads: ClassVar[tuple[str, ...]] = ("noise.grid", "noise.carrier")
 
     def __call__(self, canvas: Canvas) -> Tensor:
         """`clip(image + budget * signs)`."""
         return self._compose(canvas, self.signs(canvas.key).to(canvas.image))
 
     def signs(self, key: str) -> Tensor:
-        """(1, 3, n, n) of -1 and 1."""
-        return self._draw("random_sign", key)
+        """(1, 3, n, n) in [-1, 1]: each band of the carrier with its own signs."""
+        return self._draw(self.options.grid, "random_sign", key)
 
-    def _draw(self, *purpose: str) -> Tensor:
-        return self._signs(self.options.grid, *purpose)
-
-    def _signs(self, side: int, *purpose: str) -> Tensor:
+    def _draw(self, side: int, *purpose: str) -> Tensor:
         rng = torch_generator(self.options.seed, *purpose)
-        return random_signs(side, self.options.channels, rng)
+        return self.carrier.noise(self.carrier.draw_signs(side, rng))
 
 
 class FixedSign(RandomSign):
@@ -46,7 +42,7 @@ class FixedSign(RandomSign):
     def signs(self, key: str) -> Tensor:
         """The same for every key."""
         del key
-        return self._draw("fixed_sign")
+        return self._draw(self.options.grid, "fixed_sign")
 
 
 class TiledSign(RandomSign):
@@ -65,4 +61,19 @@ class TiledSign(RandomSign):
         del key
         grid, tile = self.options.grid, self.options.tile
         repeats = -(-grid // tile)
-        return self._signs(tile, "tiled_sign").repeat(1, 1, repeats, repeats)[..., :grid, :grid]
+        return self._draw(tile, "tiled_sign").repeat(1, 1, repeats, repeats)[..., :grid, :grid]
+
+
+class Checks(RandomSign):
+    """A chequerboard in each band of the carrier, the same in all images: the plainest pattern.
+
+    One period instead of the many of a random tile: all of its energy lies where a network's first
+    filters look for it.
+    """
+
+    title = "a chequerboard in each band of the carrier, the same in all images"
+
+    def signs(self, key: str) -> Tensor:
+        """The same for every key."""
+        del key
+        return self.carrier.noise(self.carrier.checks(self.options.grid))

@@ -7,8 +7,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from unseg.noise import compose
-from unseg.protection.methods.base import Canvas, Method, NoiseSource
+from unseg.noise import Carrier, Enlarge, compose, upsample_noise
+from unseg.protection.methods.base import Canvas, Method, MethodOptions, NoiseSource
 
 
 class UnSeg(Method):
@@ -16,6 +16,10 @@ class UnSeg(Method):
 
     title = "the generator's noise, loud inside the region"
     noise_from: ClassVar[NoiseSource] = "own"
+
+    def __init__(self, options: MethodOptions) -> None:
+        super().__init__(options)
+        self.carrier = Carrier.parse(options.carrier)
 
     def __call__(self, canvas: Canvas) -> Tensor:
         """`clip(image + budget * noise)`."""
@@ -25,11 +29,15 @@ class UnSeg(Method):
     def _compose(self, canvas: Canvas, noise: Tensor) -> Tensor:
         assert self.bounds is not None
         if canvas.image.shape[1] == 1:
-            # A grey picture stays grey: it carries the mean of the three colours' noise.
-            noise = noise.mean(1, keepdim=True)
+            noise = self.carrier.grey(noise)
         epsilon, epsilon_bg = self.bounds
         return compose(
-            canvas.image, noise, region=canvas.region, epsilon=epsilon, epsilon_bg=epsilon_bg
+            canvas.image,
+            noise,
+            region=canvas.region,
+            epsilon=epsilon,
+            epsilon_bg=epsilon_bg,
+            enlarge=self.carrier.enlarge,
         )
 
 
@@ -51,13 +59,16 @@ class Shuffled(UnSeg):
     noise_from: ClassVar[NoiseSource] = "partner"
 
 
-def full_size_noise(noises: Tensor, masks: list[Tensor], *, size: tuple[int, int]) -> Tensor:
+def full_size_noise(
+    noises: Tensor, masks: list[Tensor], *, size: tuple[int, int], enlarge: Enlarge = "bilinear"
+) -> Tensor:
     """Noises of several prompts as one: each object carries its own, the rest the union's.
 
     Args:
         noises: (1 + K, 3, n, n); row 0 is the union prompt's.
         masks: K tensors (H, W) bool; where objects overlap the smaller one lies on top.
         size: (H, W).
+        enlarge: how the carrier's cells become pixels.
 
     Returns:
         (1, 3, s, s) with s = max(H, W), which needs no further upsampling.
@@ -65,9 +76,7 @@ def full_size_noise(noises: Tensor, masks: list[Tensor], *, size: tuple[int, int
     side = max(size)
 
     def upsampled(row: int) -> Tensor:
-        return torch.nn.functional.interpolate(
-            noises[row : row + 1], (side, side), mode="bilinear", align_corners=False
-        )
+        return upsample_noise(noises[row : row + 1], (side, side), enlarge=enlarge)
 
     canvas = upsampled(0)
     order = sorted(range(len(masks)), key=lambda i: -int(masks[i].sum()))
