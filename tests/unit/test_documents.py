@@ -16,9 +16,8 @@ PAGES = sorted(
     for path in ROOT.glob(pattern)
     if not path.is_symlink()
 )
-PLAIN_PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md") + tuple(
-    f"docs/{name}.md" for name in ("ARCHITECTURE", "EXPERIMENTS", "METHOD", "RESULTS", "USAGE")
-)
+PLAIN_PAGES = tuple(page for page in PAGES if page.count("/") == page.startswith("docs/"))
+"""The pages of the top and of `docs/`, not those that the program writes below it."""
 WIDTH = 120
 
 THINGS = (
