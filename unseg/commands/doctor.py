@@ -21,6 +21,7 @@ from pathlib import Path
 from unseg import __version__
 from unseg.commands._run import EXIT_DONE, user_errors
 from unseg.io.files import sha256_file
+from unseg.io.suffixes import WEIGHT_SUFFIXES
 from unseg.utils.errors import UserError
 
 _REQUIREMENT = re.compile(r"""^(?P<name>[\w.-]+)(.*\bextra == ["'](?P<extra>[\w-]+)["'])?""")
@@ -34,7 +35,6 @@ SPLIT_FILES = (
 )
 MAE_FILES = ("mae_pretrain_vit_base.pth", "modified_mae_pretrain_vit_base.pth")
 RELEASED_FILE = "Generator_unseg_final.pth"
-WEIGHT_SUFFIXES = (".pth", ".pt", ".safetensors")
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from unseg.commands._run import EXIT_BAD_CALL, EXIT_DONE, EXIT_SOME_FAILED, user_errors
 from unseg.io.files import sha256_file
+from unseg.io.suffixes import WEIGHT_SUFFIXES
 from unseg.io.tensors import WeightFile, read_weight_file, state_dict_of, tensors_of
 from unseg.models.build import SIZES
 from unseg.models.formats.download import SOURCES, download
@@ -41,7 +42,6 @@ from unseg.models.weights import (
 from unseg.utils.errors import UserError
 
 _WEIGHT_DIR = Path("weight_dir")
-_SUFFIXES = (".pth", ".pt", ".safetensors")
 
 
 @user_errors
@@ -117,7 +117,7 @@ def _list(_: argparse.Namespace) -> int:
         state = f"{path.stat().st_size:,} bytes" if path.is_file() else "not here"
         print(f"  {name:<10} {source.name}, {source.use}: {state}")
     print(f"{_WEIGHT_DIR}/")
-    found = [path for path in sorted(_WEIGHT_DIR.glob("*")) if path.suffix in _SUFFIXES]
+    found = [path for path in sorted(_WEIGHT_DIR.glob("*")) if path.suffix in WEIGHT_SUFFIXES]
     for path in found:
         print(f"  {path.name}: {path.stat().st_size:,} bytes")
     if not found:

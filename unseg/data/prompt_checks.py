@@ -5,18 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from unseg.utils.errors import UserError
 
 
-def checked_boxes(boxes: np.ndarray, height: int, width: int) -> np.ndarray:
-    """(N, 4) float64 boxes; raises UserError where one is malformed or outside of the image."""
+def checked_boxes(boxes: ArrayLike, height: int, width: int) -> np.ndarray:
+    """Boxes of an image of that size as (N, 4) float64.
+
+    Args:
+        boxes: (4,) or (N, 4) XYXY inclusive, in pixels; the far edge (x = width) is allowed.
+        height: rows of the image.
+        width: columns of the image.
+
+    Raises:
+        UserError: one is malformed or outside of the image.
+    """
     array = np.asarray(boxes, np.float64)
     array = array[None] if array.ndim == 1 else array
     if array.ndim != 2 or array.shape[1] != 4 or not len(array):
-        raise UserError(
-            f"boxes must be lists of 4 numbers x0,y0,x1,y1, found the shape {array.shape}"
-        )
+        raise UserError(f"boxes must be lists of 4 numbers x0,y0,x1,y1, not of shape {array.shape}")
     _check_inside(array.reshape(-1, 2), height, width, "box")
     if (array[:, :2] > array[:, 2:]).any():
         raise UserError(f"box {array.tolist()}: must be x0,y0,x1,y1 with x0 <= x1 and y0 <= y1")
@@ -24,9 +32,19 @@ def checked_boxes(boxes: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def checked_points(
-    coords: np.ndarray, labels: np.ndarray | None, height: int, width: int
+    coords: ArrayLike, labels: ArrayLike | None, height: int, width: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(N, 2) float64 points and (N,) int64 labels; raises UserError where they are malformed."""
+    """Points of an image of that size as (N, 2) float64, and their labels as (N,) int64.
+
+    Args:
+        coords: (2,) or (N, 2) (X, Y), in pixels; the far edge (x = width) is allowed.
+        labels: (N,) 1 foreground, 0 background; None: all foreground.
+        height: rows of the image.
+        width: columns of the image.
+
+    Raises:
+        UserError: one is malformed or outside of the image, or none is foreground.
+    """
     array = np.asarray(coords, np.float64)
     array = array[None] if array.ndim == 1 else array
     if array.ndim != 2 or array.shape[1] != 2 or not len(array):

@@ -5,16 +5,15 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import pickle
 import re
-import secrets
 import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from unseg.io.files import atomic_write
+from unseg.io.files import atomic_write, temporary_beside
+from unseg.io.tensors import read_weight_file
 from unseg.utils.errors import UserError
 
 FORMAT = "unseg-checkpoint"
@@ -70,12 +69,13 @@ class CheckpointFolder:
 
     def _name_best(self, path: Path) -> None:
         """Let `best.pt` mean this file, at no cost in space where the file system has links."""
-        temporary = self.folder / f".best.{secrets.token_hex(6)}.tmp"
+        best = self.folder / "best.pt"
+        temporary = temporary_beside(best)
         try:
             os.link(path, temporary)
         except OSError:
             shutil.copyfile(path, temporary)
-        temporary.replace(self.folder / "best.pt")
+        temporary.replace(best)
 
     def _fault(self, path: Path, error: Exception) -> str:
         free = shutil.disk_usage(self.folder).free / 2**20
@@ -97,14 +97,9 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        raise UserError(
-            f"{path}: not readable as a checkpoint ({_first_line(error)}); delete it and the run "
-            "continues from the one before"
-        ) from None
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    remedy = "delete it and the run continues from the checkpoint before"
+    content = dict(read_weight_file(path, remedy=remedy).content)
+    if content.get("format") != FORMAT:
         raise UserError(f"{path}: not a training checkpoint of this project ({FORMAT})")
     if content.get("version") != VERSION:
         found = content.get("version")

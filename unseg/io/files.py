@@ -6,6 +6,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -15,6 +16,9 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, Any
 
 from unseg.utils.errors import UserError
+
+TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.tmp")
+"""Names of files that are not complete (see `temporary_beside`)."""
 
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -49,7 +53,7 @@ def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
         UserError: the folder is missing or not writable, or the disk is full.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name[:64]}.{secrets.token_hex(6)}.tmp")
+    temporary = temporary_beside(path)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     try:
         descriptor = os.open(temporary, flags, 0o666)
@@ -67,6 +71,11 @@ def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
             raise _write_error(path, error) from None
         raise
     _sync_folder(path.parent)
+
+
+def temporary_beside(path: Path) -> Path:
+    """A new name in the folder of `path`, for a file that takes the name `path` once complete."""
+    return path.with_name(f".{path.name[:64]}.{secrets.token_hex(6)}.tmp")
 
 
 def atomic_write_bytes(path: str | Path, data: bytes) -> None:

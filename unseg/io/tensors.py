@@ -48,8 +48,12 @@ class WeightFile:
     header: Mapping[str, str] = field(default_factory=dict)
 
 
-def read_weight_file(path: str | Path) -> WeightFile:
+def read_weight_file(path: str | Path, *, remedy: str = DAMAGED) -> WeightFile:
     """Read a torch or safetensors file on the CPU.
+
+    Args:
+        path: the file.
+        remedy: what to do about a damaged one, for the message.
 
     Raises:
         UserError: it is missing, truncated, of another kind, or holds more than tensors and plain
@@ -58,11 +62,11 @@ def read_weight_file(path: str | Path) -> WeightFile:
     path = Path(path)
     start = _first_bytes(path)
     if start.startswith((_ZIP, TORCH_LEGACY)):
-        return WeightFile(path=path, kind="torch", content=_read_torch(path, start))
+        return WeightFile(path=path, kind="torch", content=_read_torch(path, start, remedy))
     # A length of eight bytes, little endian, then JSON. Its first byte may be anything, so this
     # comes before the test for a pickle.
     if start[4:9] == b"\0\0\0\0{":
-        content, header = _read_safetensors(path)
+        content, header = _read_safetensors(path, remedy)
         return WeightFile(path=path, kind="safetensors", content=content, header=header)
     if start[:1] == b"\x80":
         raise UserError(
@@ -70,7 +74,7 @@ def read_weight_file(path: str | Path) -> WeightFile:
             "a file written by torch.save or safetensors"
         )
     found = "is empty" if not start else "is neither a torch file nor a safetensors file"
-    raise UserError(f"{path}: {found}; {DAMAGED}, or check that it is a weight file")
+    raise UserError(f"{path}: {found}; {remedy}, or check that it is a weight file")
 
 
 def state_dict_of(file: WeightFile) -> dict[str, Tensor]:
@@ -121,20 +125,20 @@ def _first_bytes(path: Path) -> bytes:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
 
 
-def _read_torch(path: Path, start: bytes) -> Mapping[str, Any]:
+def _read_torch(path: Path, start: bytes, remedy: str) -> Mapping[str, Any]:
     if start.startswith(_ZIP):
-        _check_archive(path)
+        _check_archive(path, remedy)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "truncated" in str(error):
-            raise _damaged(path) from None
+            raise _damaged(path, remedy) from None
         raise UserError(
             f"{path}: refused because it holds more than tensors and plain containers"
             f"{_culprit(error)}, and weights never run code; ask for a file that holds a state dict"
         ) from None
     except (RuntimeError, EOFError, ValueError, KeyError, OSError, struct.error):
-        raise _damaged(path) from None
+        raise _damaged(path, remedy) from None
     if not isinstance(content, Mapping):
         raise UserError(
             f"{path}: holds a {type(content).__name__}, not a state dict; give another file"
@@ -142,13 +146,13 @@ def _read_torch(path: Path, start: bytes) -> Mapping[str, Any]:
     return content
 
 
-def _check_archive(path: Path) -> None:
+def _check_archive(path: Path, remedy: str) -> None:
     """Refuse an incomplete archive, and one that carries a program."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
     except (zipfile.BadZipFile, OSError, NotImplementedError):
-        raise _damaged(path) from None
+        raise _damaged(path, remedy) from None
     # torch before 2.6 ran such archives even where only weights were asked for.
     if any(name.endswith("/constants.pkl") or "/code/" in name for name in names):
         raise UserError(
@@ -162,14 +166,14 @@ def _culprit(error: Exception) -> str:
     return f" (it asks for {match[1]})" if match else ""
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _read_safetensors(path: Path, remedy: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, RuntimeError):
-        raise _damaged(path) from None
+        raise _damaged(path, remedy) from None
 
 
-def _damaged(path: Path) -> UserError:
+def _damaged(path: Path, remedy: str) -> UserError:
     size = path.stat().st_size
-    return UserError(f"{path}: is truncated or damaged ({size:,} bytes); {DAMAGED}")
+    return UserError(f"{path}: is truncated or damaged ({size:,} bytes); {remedy}")

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from unseg.data.mask_values import object_of
+from unseg.data.prompt_checks import checked_boxes, checked_points
 from unseg.io.pictures import Picture
 from unseg.models.weights import load_generator as _load_file
 from unseg.protection.compose import protected_pixels
@@ -94,8 +95,10 @@ def protect(
     if point_labels is not None and points is None:
         raise UserError("point_labels were given without points")
     mask, region = _as_mask(mask, "mask"), _as_mask(region, "region")
-    boxes = None if boxes is None else np.asarray(boxes, np.float64).reshape(-1, 4)
-    points = None if points is None else np.asarray(points, np.float64).reshape(-1, 2)
+    if boxes is not None:
+        boxes = checked_boxes(boxes, *picture.size)
+    if points is not None:
+        points, point_labels = checked_points(points, point_labels, *picture.size)
     found = region_from_prompt(
         picture.rgb8(),
         region=region,

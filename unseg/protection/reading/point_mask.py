@@ -9,6 +9,8 @@ from typing import Any
 import cv2
 import numpy as np
 
+from unseg.io.tensors import read_weight_file, state_dict_of
+
 SAM_WEIGHTS = {
     "vit_b": "sam_vit_b_01ec64.pth",
     "vit_l": "sam_vit_l_0b3195.pth",
@@ -93,7 +95,7 @@ def _load_sam(size: str, path: str) -> Any:
 
     model = sam_model_registry[size](checkpoint=None)
     # The library's own loading would run code that a forged file brings along.
-    model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    model.load_state_dict(state_dict_of(read_weight_file(path)))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return SamPredictor(model.eval().to(device))
 

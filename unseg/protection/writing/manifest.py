@@ -10,21 +10,18 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from unseg.io.files import atomic_write, atomic_write_bytes
+from unseg.io.files import TEMPORARY, atomic_write, atomic_write_bytes
 from unseg.io.locks import locked
 from unseg.utils.errors import UserError
 
 MANIFEST = "manifest.jsonl"
 SETTINGS = "run.json"
 LOCK = ".unseg.lock"
-TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.tmp")
-"""Names that `atomic_write` gives to files that are not complete."""
 
 PROTECTED, UNPROTECTED, FAILED = "protected", "unprotected", "failed"
 _DONE = (PROTECTED, UNPROTECTED)

@@ -11,7 +11,7 @@ from typing import Any
 
 from unseg.config.dataset import DatasetConfig
 from unseg.data.annotations.base import Item
-from unseg.io.files import atomic_write_bytes, resolve_inside
+from unseg.io.files import atomic_write_bytes, resolve_inside, temporary_beside
 from unseg.io.suffixes import PICTURE_SUFFIXES
 from unseg.protection.writing.output_paths import NOISE_FOLDER, RECORDS, OutputPaths
 from unseg.utils.errors import UserError
@@ -156,6 +156,6 @@ def _place(source: Path, target: Path, how: str) -> None:
             return
         except OSError:
             pass  # another disk
-    temporary = target.with_name(f".{target.name[:64]}.{os.urandom(6).hex()}.tmp")
+    temporary = temporary_beside(target)
     shutil.copyfile(source, temporary)
     temporary.replace(target)
