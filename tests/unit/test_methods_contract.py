@@ -99,6 +99,11 @@ def test_an_unknown_method_is_refused_with_the_nearest_name(tmp_path: Path) -> N
         prepare(config)
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_is_described_for_people(name: str) -> None:
+    assert f"`{name}`" in (PACKAGE.parent / "docs/EVALUATION.md").read_text(encoding="utf-8")
+
+
 def test_no_other_module_names_a_method() -> None:
     """But the default of a generation, and words that are names of other things too."""
     compared = {

@@ -82,7 +82,7 @@ class MethodConfig:
     """A way to protect."""
 
     method: str
-    """"clean", "folder", or a protection method of `unseg generate`."""
+    """A method of `unseg generate`, or "folder"."""
     epsilon: float = bounded(8.0, low=0, high=255)
     """Bound inside the region in grey levels, where the grid names no budgets."""
     epsilon_bg: float = bounded(2.0, low=0, high=255)

@@ -10,8 +10,6 @@ from unseg.config.dataset import DatasetConfig
 from unseg.config.load import bounded
 
 PromptKind = Literal["mask", "box", "points", "whole"]
-OutputFormatName = Literal["png", "same", "jpeg"]
-Precision = Literal["auto", "float32", "bfloat16"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +95,7 @@ class ProtectedSetConfig:
 
     dir: str
     """Folder of the protected set, its manifest and summary; not inside the input."""
-    format: OutputFormatName = "png"
+    format: Literal["png", "same", "jpeg"] = "png"
     """png, the input's own lossless format (`same`; PNG where it has none), or lossy jpeg."""
     quality: int = bounded(95, low=1, high=100)
     """Quality of jpeg, and of methods that compress."""
@@ -120,7 +118,7 @@ class RunConfig:
 
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
-    precision: Precision = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the generator; auto: bfloat16 on CUDA and on a CPU with instructions for it
     (amx_bf16, avx512_bf16; the log tells), else float32. On a CPU in the encoder alone."""
     batch_size: int | None = bounded(None, low=1, high=256)

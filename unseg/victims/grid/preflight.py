@@ -56,7 +56,7 @@ def choice_problems(config: EvaluateConfig) -> Iterator[str]:
 def _method_problems(config: EvaluateConfig) -> Iterator[str]:
     """Unknown methods, and options that `unseg generate` or the method itself does not read."""
     for name, method in config.methods.items():
-        if method.method in (CLEAN, FOLDER):
+        if name == CLEAN or method.method == FOLDER:
             continue
         if method.method not in METHODS:
             accepted = choice_message(method.method, (*METHODS, FOLDER))
