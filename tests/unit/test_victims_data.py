@@ -32,6 +32,32 @@ def augmented(data: TensorSet, **how: Any) -> tuple[torch.Tensor, torch.Tensor]:
     return images, classes
 
 
+def test_each_picture_gets_a_brightness_and_a_contrast_of_its_own_within_bounds() -> None:
+    data = tensor_set(8)
+    how = {"crop": 16, "scale": (1.0, 1.0), "flip": 0.0}
+    plain, _ = augmented(data, generator=torch.Generator().manual_seed(0), **how)
+    brighter, classes = augmented(
+        data, brightness=0.1, generator=torch.Generator().manual_seed(0), **how
+    )
+    shifts = []
+    for before, after in zip(plain, brighter, strict=True):
+        inner = (after > 0) & (after < 1)
+        shift = (after - before)[inner]
+        assert shift.max() - shift.min() < 1e-5
+        shifts.append(shift[0].item())
+    assert len({round(s, 4) for s in shifts}) == 8
+    assert max(map(abs, shifts)) <= 0.1
+    assert torch.equal(classes, data.labels.long())
+    stretched, _ = augmented(data, contrast=0.5, generator=torch.Generator().manual_seed(0), **how)
+    for before, after in zip(plain, stretched, strict=True):
+        inner = (after > 0) & (after < 1)
+        ratio = ((after - before.mean()) / (before - before.mean()))[
+            inner & ((before - before.mean()).abs() > 0.05)
+        ]
+        assert ratio.max() - ratio.min() < 1e-3
+        assert 0.5 <= ratio.mean() <= 1.5
+
+
 def test_without_scale_and_flip_the_augmentation_is_the_identity() -> None:
     data = tensor_set(3)
     rng = torch.Generator().manual_seed(0)

@@ -12,6 +12,7 @@ from unseg.data.synthetic import Synthetic
 from unseg.metrics import ConfusionMatrix
 from unseg.utils.errors import UserError
 from unseg.victims.data.tensor_set import as_input, fit_frame
+from unseg.victims.networks.imagenet import load_efficientnet_lite0
 from unseg.victims.networks.registry import ARCHITECTURES, build_victim
 from unseg.victims.networks.victim import Victim
 from unseg.victims.training.class_map_task import segmentation_loss
@@ -156,6 +157,15 @@ class TestSegFormerB2(VictimContract):
     arch = "segformer_b2"
 
 
+class TestUNetEfficientNetLite0(VictimContract):
+    arch = "unet_efficientnet_lite0"
+
+
+class TestFPNEfficientNetLite0(VictimContract):
+    arch = "fpn_efficientnet_lite0"
+    side = 64
+
+
 def test_every_registered_victim_has_a_contract() -> None:
     tested = {c.arch for c in VictimContract.__subclasses__()}
     # Those that find objects are tested in test_victims_object_networks.py.
@@ -184,6 +194,29 @@ def test_whole_and_encoder_weights_load_by_content(tmp_path: Path) -> None:
         weights_path=tmp_path / "encoder.safetensors",
     )
     assert torch.equal(other.network.encoder.conv1.weight, donor.network.encoder.conv1.weight)
+
+
+def test_imagenet_weights_know_a_cat_and_reach_the_victim_s_encoder() -> None:
+    import timm
+    from skimage import data
+
+    cat = torch.from_numpy(data.chelsea()[:300, 80:380].copy()).permute(2, 0, 1)[None] / 255
+    cat = torch.nn.functional.interpolate(cat, (224, 224), mode="bilinear", antialias=True)
+    network = timm.create_model("tf_efficientnet_lite0", pretrained=False).eval()
+    load_efficientnet_lite0(network)
+    with torch.no_grad():
+        found = network((cat - 0.5) / 0.5).argmax().item()
+    assert found in range(281, 286)  # the domestic cats of ImageNet
+    victim = build_victim("unet_efficientnet_lite0", num_classes=2, tiny=True, weights="imagenet")
+    assert torch.equal(victim.network.encoder.model.conv_stem.weight, network.conv_stem.weight)
+    assert victim.mean.flatten().tolist() == victim.std.flatten().tolist() == [0.5] * 3
+
+
+def test_imagenet_weights_that_are_not_to_be_had_are_refused() -> None:
+    with pytest.raises(UserError, match="no installable ImageNet weights.*lite0"):
+        build_victim("unet_plain", num_classes=2, weights="imagenet")
+    with pytest.raises(UserError, match="another network than EfficientNet-Lite0"):
+        load_efficientnet_lite0(torch.nn.Conv2d(3, 8, 3))
 
 
 def test_weights_of_another_network_are_refused_with_the_first_wrong_key(tmp_path: Path) -> None:

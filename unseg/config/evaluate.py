@@ -128,6 +128,10 @@ class RecipeConfig:
     """Optimiser steps instead, rounded up to whole epochs: sets of any size train equally long."""
     batch_size: int = bounded(16, low=2)
     """Pictures a step."""
+    brightness: float = bounded(0.0, low=0, high=1)
+    """Largest random shift of all values of a picture, in [0, 1]."""
+    contrast: float = bounded(0.0, low=0, high=1)
+    """Largest random change of a picture's contrast about its mean, as a share."""
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     """Update rule; sgd has Nesterov momentum 0.9."""
     lr: float = bounded(low=0)
@@ -172,8 +176,9 @@ class VictimConfig:
     """Factor on the channels."""
     encoder: str | None = None
     """Another encoder of the same library, by its name there."""
-    weights: Literal["none", "path", "library"] = "none"
-    """Initial weights: from scratch, from `weights_path`, or the library's own (a download)."""
+    weights: Literal["none", "path", "library", "imagenet"] = "none"
+    """Initial weights: from scratch, from `weights_path`, the library's own (a download), or an
+    ImageNet encoder from an installed package (no download; docs/EVALUATION.md)."""
     weights_path: str | None = None
     """Weights of the victim or of its encoder."""
     train_only: tuple[str, ...] = ()

@@ -17,6 +17,8 @@ def augment(
     crop: int,
     scale: tuple[float, float],
     flip: float,
+    brightness: float = 0.0,
+    contrast: float = 0.0,
     generator: torch.Generator,
     device: torch.device,
 ) -> tuple[Tensor, Tensor | list[Target]]:
@@ -31,6 +33,8 @@ def augment(
         crop: side of the result.
         scale: range of the factor on the picture's size.
         flip: probability of a horizontal flip.
+        brightness: largest shift of all values of a picture.
+        contrast: largest change of the contrast about the picture's mean, as a share.
         generator: CPU random generator.
         device: of the result.
 
@@ -44,6 +48,8 @@ def augment(
         generator=generator, device=device,
     )  # fmt: skip
     pictures = F.grid_sample(images.float() / 255, grid, mode="bilinear", align_corners=False)
+    if brightness or contrast:
+        pictures = _relit(pictures, brightness, contrast, generator)
     if data.segments is None:
         labels = data.labels[rows.to(data.labels.device)].to(device)
         return pictures, _sample_labels(labels, grid)
@@ -81,6 +87,16 @@ def _crop_grid(
     theta[:, 0, 2] = slack * (2 * draw[:, 2] - 1)
     theta[:, 1, 2] = slack * (2 * draw[:, 3] - 1)
     return F.affine_grid(theta, [batch, 3, crop, crop], align_corners=False)
+
+
+def _relit(
+    pictures: Tensor, brightness: float, contrast: float, generator: torch.Generator
+) -> Tensor:
+    """Pictures (B, 3, H, W) with another brightness and contrast each, clipped to [0, 1]."""
+    draw = 2 * torch.rand(2, len(pictures), 1, 1, 1, generator=generator).to(pictures) - 1
+    means = pictures.mean((1, 2, 3), keepdim=True)
+    changed = means + (1 + contrast * draw[0]) * (pictures - means) + brightness * draw[1]
+    return changed.clamp(0, 1)
 
 
 def _sample_labels(labels: Tensor, grid: Tensor) -> Tensor:

@@ -179,8 +179,12 @@ class GridFolders:
         data = {**to_dict(section), "publishable": 0}
         weights = self._content(victim.weights_path)
         entry = {**to_dict(victim), "title": 0}
-        if not victim.train_only:  # the key came later: older cells keep their folders
+        # These keys came later: cells without them keep their folders.
+        if not victim.train_only:
             del entry["train_only"]
+        for name in ("brightness", "contrast"):
+            if not entry["recipe"][name]:
+                del entry["recipe"][name]
         key = fingerprint(data, entry, weights, published, asdict(cell))
         return self.run_dir / "cells" / f"{cell.name}-{key}"
 

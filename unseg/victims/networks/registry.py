@@ -15,16 +15,18 @@ from typing import Any
 from torch import nn
 
 from unseg.config.evaluate import DENSE_TASKS
+from unseg.types import IMAGENET_MEAN, IMAGENET_STD
 from unseg.utils.errors import UserError
 from unseg.victims.networks.deeplab_v1 import build_deeplab_v1
 from unseg.victims.networks.detr import Detr, build_deformable_detr, build_rtdetr
+from unseg.victims.networks.imagenet import load_efficientnet_lite0
 from unseg.victims.networks.mask2former import Mask2Former, build_mask2former
 from unseg.victims.networks.mask_rcnn import MaskRCNN, build_mask_rcnn
 from unseg.victims.networks.plain_unet import build_plain_unet
 from unseg.victims.networks.sam_hq import SamHQ, build_sam_hq
 from unseg.victims.networks.segformer import build_segformer
 from unseg.victims.networks.segmentation_models import build_segmentation_model
-from unseg.victims.networks.victim import NetworkOptions, Victim
+from unseg.victims.networks.victim import NetworkOptions, Statistics, Victim
 from unseg.victims.networks.weights import load_weights
 
 
@@ -39,6 +41,8 @@ class Architecture:
         has_library_weights: whether `weights: library` means something.
         tasks: what it can be trained for.
         victim: its calling convention.
+        statistics: mean and standard deviation of each colour that it is used to.
+        load_imagenet: fills its encoder for `weights: imagenet`; None: there is no such file.
     """
 
     build: Callable[[NetworkOptions], nn.Module]
@@ -47,6 +51,8 @@ class Architecture:
     has_library_weights: bool = True
     tasks: tuple[str, ...] = DENSE_TASKS
     victim: type[Victim] = Victim
+    statistics: Statistics = (IMAGENET_MEAN, IMAGENET_STD)
+    load_imagenet: Callable[[nn.Module], None] | None = None
 
 
 def _unetplusplus(
@@ -69,6 +75,18 @@ def _deeplabv3(title: str, encoder: str) -> Architecture:
     return Architecture(build, title, 8)
 
 
+def _efficientnet_lite0(title: str, name: str) -> Architecture:
+    """The tiny version has a narrow decoder; the encoder is the same."""
+    encoder = "tu-tf_efficientnet_lite0"
+    return Architecture(
+        partial(build_segmentation_model, name=name, encoder=encoder, tiny_encoder=encoder),
+        title,
+        has_library_weights=False,
+        statistics=((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+        load_imagenet=load_efficientnet_lite0,
+    )
+
+
 def _mask2former(title: str, backbone: str) -> Architecture:
     return Architecture(
         partial(build_mask2former, backbone=backbone),
@@ -84,6 +102,8 @@ ARCHITECTURES: dict[str, Architecture] = {
         partial(build_segmentation_model, name="Unet", encoder="resnet34", tiny_encoder="resnet18"),
         "U-Net (ResNet-34)",
     ),
+    "unet_efficientnet_lite0": _efficientnet_lite0("U-Net (EfficientNet-Lite0)", "Unet"),
+    "fpn_efficientnet_lite0": _efficientnet_lite0("FPN (EfficientNet-Lite0)", "FPN"),
     "unetplusplus_resnet50": _unetplusplus("UNet++ (ResNet-50)", "resnet50", "resnet18"),
     "unetplusplus_densenet169": _unetplusplus(
         "UNet++ (DenseNet-169)", "densenet169", "tu-densenet121", block_config=(2, 2, 2, 2)
@@ -158,7 +178,8 @@ def build_victim(
         tiny: the small version for the CPU.
         width: factor on the channels.
         encoder: another encoder of the same library, by its name there.
-        weights: "none" (scratch), "path" (`weights_path`) or "library" (the library's own).
+        weights: "none" (scratch), "path" (`weights_path`), "library" (the library's own, which it
+            downloads) or "imagenet" (an encoder from an installed package).
         weights_path: .pt, .pth or .safetensors file of a whole victim or of its encoder, or a
             folder with a model of transformers.
         image_size: side of the square frame, for networks that are built for one.
@@ -172,6 +193,9 @@ def build_victim(
     entry = ARCHITECTURES[arch]
     if weights == "library" and not entry.has_library_weights:
         raise UserError(f"victim {arch} has no library weights; set weights: none or path")
+    if weights == "imagenet" and entry.load_imagenet is None:
+        known = ", ".join(name for name, other in ARCHITECTURES.items() if other.load_imagenet)
+        raise UserError(f"victim {arch} has no installable ImageNet weights; those have: {known}")
     if weights == "path" and weights_path is None:
         raise UserError(f"victim {arch}: weights: path needs weights_path")
     options = NetworkOptions(
@@ -191,7 +215,11 @@ def build_victim(
         ) from error
     if tiny:
         _hasten_batch_norm(network)
-    victim = entry.victim(network, num_classes=num_classes, divisor=entry.divisor)
+    if weights == "imagenet" and entry.load_imagenet is not None:
+        entry.load_imagenet(network.get_submodule("encoder"))
+    victim = entry.victim(
+        network, num_classes=num_classes, divisor=entry.divisor, statistics=entry.statistics
+    )
     if weights == "path" and weights_path is not None:
         load_weights(victim, weights_path)
     if train_only:

@@ -1,4 +1,4 @@
-"""U-Net, UNet++ and DeepLabV3 of segmentation_models_pytorch as victims."""
+"""U-Net, UNet++, FPN and DeepLabV3 of segmentation_models_pytorch as victims."""
 
 from __future__ import annotations
 
@@ -41,6 +41,11 @@ def build_segmentation_model(
         arguments["decoder_channels"] = options.scaled(32 if options.tiny else 256, multiple=4)
         # At the usual rates a small feature map sees only the centre of each kernel.
         arguments["decoder_atrous_rates"] = (2, 4, 6) if options.tiny else (12, 24, 36)
+    elif name == "FPN":
+        arguments["decoder_pyramid_channels"] = options.scaled(64 if options.tiny else 256)
+        arguments["decoder_segmentation_channels"] = options.scaled(
+            32 if options.tiny else 128, multiple=32
+        )
     else:
         channels = (64, 48, 32, 24, 16) if options.tiny else (256, 128, 64, 32, 16)
         arguments["decoder_channels"] = tuple(options.scaled(c, multiple=4) for c in channels)

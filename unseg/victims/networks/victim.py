@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from unseg.types import IMAGENET_MEAN, IMAGENET_STD
 from unseg.victims.data.segments import Found, Frame, Target
 
+Statistics = tuple[tuple[float, float, float], tuple[float, float, float]]
+
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkOptions:
@@ -48,18 +50,26 @@ class Victim(nn.Module):
         network: (B, 3, h, w) normalised -> (B, C, any, any) logits, or an object with `.logits`.
         num_classes: C.
         divisor: the network's input sides must be multiples of it.
+        statistics: mean and standard deviation of each colour that pictures are normalised by.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, network: nn.Module, *, num_classes: int, divisor: int = 32) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        num_classes: int,
+        divisor: int = 32,
+        statistics: Statistics = (IMAGENET_MEAN, IMAGENET_STD),
+    ) -> None:
         super().__init__()
         self.network = network
         self.num_classes = num_classes
         self.divisor = divisor
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
+        for name, values in zip(("mean", "std"), statistics, strict=True):
+            self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
 
     def translated(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """The tensors of a file, under the network's names where the file has official ones."""

@@ -171,6 +171,8 @@ def _epoch(
             crop=recipe.crop or recipe.image_size,
             scale=recipe.scale,
             flip=recipe.flip,
+            brightness=recipe.brightness,
+            contrast=recipe.contrast,
             generator=rng,
             device=device,
         )
