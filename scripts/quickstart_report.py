@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> int:
         print(f"picture: {picture}")
         print("  clean | protected | noise, amplified | found on clean | found on protected")
     print(f"generator: {run_dir / f'generator_{config.name}.safetensors'}")
-    print("next: unseg train configs/train/lab_cpu.yaml data.root=DIR   (real pairs, see README)")
+    print("next: unseg train configs/train/lab_cpu.yaml data.root=DIR   (real pairs; see there)")
     return 0
 
 

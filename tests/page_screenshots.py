@@ -1,4 +1,4 @@
-"""Take the README's screenshots of the page, on a scene of `unseg.data.synthetic`.
+"""Take the screenshots of docs/USAGE.md of the page, on a scene of `unseg.data.synthetic`.
 
     python tests/page_screenshots.py GENERATOR [FOLDER]
 
