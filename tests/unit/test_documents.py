@@ -87,6 +87,11 @@ def test_every_relative_link_leads_to_a_file_and_a_heading(page):
     assert not dead
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_no_marker_of_a_merge_is_left(page):
+    assert not re.search(r"^(<{7}|={7}|>{7})( |$)", text_of(page), re.MULTILINE)
+
+
 @pytest.mark.parametrize("page", PLAIN_PAGES)
 def test_no_line_is_too_long_to_read(page):
     numbered = enumerate(text_of(page).splitlines(), 1)
