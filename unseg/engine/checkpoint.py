@@ -14,9 +14,9 @@ import torch
 
 from unseg.io.files import atomic_write, temporary_beside
 from unseg.io.tensors import read_weight_file
+from unseg.models.weights import CHECKPOINT_FORMAT
 from unseg.utils.errors import UserError
 
-FORMAT = "unseg-checkpoint"
 VERSION = 1
 _NAME = re.compile(r"step_(\d{8})\.pt")
 _log = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ class CheckpointFolder:
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             with atomic_write(path) as file:
-                torch.save({"format": FORMAT, "version": VERSION, **content}, file)
+                torch.save({"format": CHECKPOINT_FORMAT, "version": VERSION, **content}, file)
         except (OSError, RuntimeError, UserError) as error:
             raise UserError(self._fault(path, error)) from None
         if is_best:
@@ -99,8 +99,8 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         raise UserError(f"{path}: no such checkpoint")
     remedy = "delete it and the run continues from the checkpoint before"
     content = dict(read_weight_file(path, remedy=remedy).content)
-    if content.get("format") != FORMAT:
-        raise UserError(f"{path}: not a training checkpoint of this project ({FORMAT})")
+    if content.get("format") != CHECKPOINT_FORMAT:
+        raise UserError(f"{path}: not a training checkpoint of this project ({CHECKPOINT_FORMAT})")
     if content.get("version") != VERSION:
         found = content.get("version")
         raise UserError(f"{path}: checkpoint version {found}, this program reads {VERSION}")
