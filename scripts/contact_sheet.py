@@ -4,12 +4,16 @@ python scripts/contact_sheet.py OUT.png [generator ...]
 """
 
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 
 import cv2
 import numpy as np
 
 import unseg
+from unseg.commands._run import user_errors
 from unseg.data import Synthetic
+from unseg.utils.errors import UserError
 
 SCENES = 3
 SIDE = 160
@@ -17,8 +21,8 @@ GAIN = 12
 """Shown amplification of the noise: 8 levels become 96 of the 128 that grey has to either side."""
 
 
-def main(out: str, names: list[str]) -> int:
-    """Write one row a scene: the picture, then protected picture and noise of each generator."""
+def sheet(names: list[str]) -> np.ndarray:
+    """One row a scene: the picture, then protected picture and noise of each generator."""
     scenes = Synthetic(SCENES, image_size=SIDE, seed=11)
     generators = [unseg.load_generator(name, device="cpu") for name in names]
     rows = []
@@ -29,16 +33,22 @@ def main(out: str, names: list[str]) -> int:
             noise = np.clip(128 + GAIN * result.noise.astype(np.int32), 0, 255).astype(np.uint8)
             row += [result.image, noise]
         rows.append(np.concatenate(row, axis=1))
-    sheet = np.concatenate(rows)
-    if not cv2.imwrite(out, sheet[..., ::-1]):
-        print(f"{out}: could not be written", file=sys.stderr)
-        return 1
+    return np.concatenate(rows)
+
+
+@user_errors
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the sheet."""
+    out, *names = [*(sys.argv[1:] if argv is None else argv)] or [""]
+    if Path(out).suffix not in (".png", ".jpg"):
+        raise UserError("usage: python scripts/contact_sheet.py OUT.png [generator ...]")
+    names = names or ["default", "robust"]
+    if not cv2.imwrite(out, sheet(names)[..., ::-1]):
+        raise UserError(f"{out}: could not be written")
     columns = [text for name in names for text in (f"protected by {name}", f"noise x {GAIN}")]
     print(f"{out}: {' | '.join(['picture', *columns])}")
     return 0
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 2:
-        sys.exit(__doc__)
-    sys.exit(main(sys.argv[1], sys.argv[2:] or ["default", "robust"]))
+    sys.exit(main())

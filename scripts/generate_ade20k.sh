@@ -1,12 +1,3 @@
 #!/usr/bin/env bash
-# Protect ADE20K (training).
-#   DATA_ROOT=/data NPROC=8 bash scripts/generate_ade20k.sh generator.path=FILE [key=value ...]
-# NPROC processes (1 by default), one a GPU; DATA_ROOT is the folder of docs/DATASETS.md ("data").
-set -euo pipefail
-cd "$(dirname "$0")/.."
-python="${PYTHON:-python}"
-[ -x .venv/bin/python ] && [ -z "${PYTHON:-}" ] && python=.venv/bin/python
-data="${DATA_ROOT:-data}"
-run=("$python" generate.py)
-[ "${NPROC:-1}" -gt 1 ] && run=("$python" -m torch.distributed.run --standalone --nproc_per_node="$NPROC" generate.py)
-exec "${run[@]}" configs/generate/ade20k.yaml data.root="$data/ADEChallengeData2016" "$@"
+# Protect ADE20K (training). How to call it: scripts/_generate.sh
+exec bash "$(dirname "$0")/_generate.sh" "ade20k" "$@"

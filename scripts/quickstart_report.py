@@ -6,19 +6,26 @@ python scripts/quickstart_report.py configs/train/quickstart.yaml [key=value ...
 import json
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from unseg.config.load import load_config
+from unseg.commands._run import config_command, user_errors
 from unseg.config.train import TrainConfig
+from unseg.utils.errors import UserError
 
 WEAK = 0.05
 """A gap below this could be luck on so few scenes."""
 
 
-def main(arguments: list[str]) -> int:
+@user_errors
+def main(argv: Sequence[str] | None = None) -> int:
     """Read the run directory that a training call wrote and print a summary."""
-    config = load_config(TrainConfig, arguments[0], arguments[1:])
+    config = config_command(argv, TrainConfig, prog="quickstart_report.py", doc=__doc__)
+    if config is None:
+        return 0
     run_dir = Path(config.output.dir) / config.name
+    if not (run_dir / "metrics.jsonl").is_file():
+        raise UserError(f"{run_dir}: holds no metrics.jsonl; train with this configuration first")
     lines = (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     measured = [record for line in lines if "gap" in (record := json.loads(line))]
     last = measured[-1]
@@ -44,4 +51,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -12,12 +12,10 @@
 # the evaluation, with which a test makes the run tiny.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-[ $# -eq 1 ] || {
-    echo "usage: bash scripts/reproduce_lab.sh DIR (the folder of the data sets)" >&2
-    exit 2
-}
-data="$1"
 source scripts/_venv.sh
+[ $# -eq 1 ] || fail "usage: bash scripts/reproduce_lab.sh DIR (the folder of the data sets)"
+data="$1"
+[ -d "$data/Kvasir-SEG" ] || fail "$data: holds no folder Kvasir-SEG; give the folder of the data sets"
 prepare_venv "[eval]"
 out=work_dirs/reproduce_lab
 read -r -a train <<<"${UNSEG_LAB_OVERRIDES:-}"

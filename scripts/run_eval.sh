@@ -6,10 +6,12 @@
 # some cells failed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-python="${PYTHON:-python}"
-[ -x .venv/bin/python ] && [ -z "${PYTHON:-}" ] && python=.venv/bin/python
+source scripts/_launch.sh
+[ $# -gt 0 ] || fail "usage: bash scripts/run_eval.sh CONFIG [key=value ...], of configs/evaluate"
+if only_asks "$@"; then exec "$python" -m unseg.cli evaluate "$@"; fi
+check_call evaluate "$@"
 pids=()
-for ((rank = 0; rank < ${NPROC:-1}; rank++)); do
+for ((rank = 0; rank < processes; rank++)); do
     RANK=$rank LOCAL_RANK=$rank "$python" -m unseg.cli evaluate "$@" &
     pids+=($!)
 done

@@ -8,15 +8,16 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/_venv.sh
-prepare_venv "[eval,demo,dev]"
-
 # One test process a core, one thread each: more threads than cores wait for each other. (nproc
 # answers OMP_NUM_THREADS where that is set.)
 processes="${UNSEG_TEST_PROCESSES:-$(env -u OMP_NUM_THREADS nproc)}"
+[[ "$processes" =~ ^[0-9]+$ ]] || fail "UNSEG_TEST_PROCESSES=$processes: must be a whole number"
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" MKL_NUM_THREADS="${MKL_NUM_THREADS:-1}"
 # Downloads hidden in a library would make the tests depend on the network.
 export HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1
 
+prepare_venv "[eval,demo,dev]"
+.venv/bin/python -m pytest --markers "$@" >/dev/null 2>&1 || fail "pytest does not understand: $*"
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/mypy

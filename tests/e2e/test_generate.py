@@ -168,17 +168,6 @@ def test_print_config_and_dry_run_write_nothing(tmp_path, weights, capsys, monke
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("path", SCRIPTS, ids=lambda p: p.stem)
-def test_every_launcher_is_valid_and_starts_existing_configurations(path):
-    subprocess.run(["bash", "-n", str(path)], check=True)
-    text = path.read_text()
-    named = re.findall(r"configs/generate/(\w+)\.yaml", text) + re.findall(r"^protect (\w+)", text,
-                                                                          re.M)  # fmt: skip
-    assert named
-    for name in named:
-        assert (path.parents[1] / f"configs/generate/{name}.yaml").is_file(), name
-
-
 def test_a_launcher_protects_what_is_below_data_root(tmp_path, weights):
     root = make_set(tmp_path / "data/LungCT", 2)
     assert root.name == "LungCT"

@@ -6,7 +6,7 @@ import argparse
 import functools
 import sys
 from collections.abc import Callable, Sequence
-from typing import Protocol, TypeVar
+from typing import NoReturn, Protocol, TypeVar
 
 from unseg.config.describe import describe
 from unseg.config.load import has_key, load_config, to_yaml
@@ -20,6 +20,14 @@ class Main(Protocol):
     """An entry function: arguments in (None takes the process's), exit code out."""
 
     def __call__(self, argv: Sequence[str] | None = None) -> int: ...
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line, as all mistakes of a caller."""
+
+    def error(self, message: str) -> NoReturn:
+        """Report a wrong call."""
+        raise UserError(f"{self.prog}: {message}; {self.prog} --help shows the call")
 
 
 def user_errors(main: Callable[..., int]) -> Main:
@@ -71,7 +79,7 @@ def config_command(
     Raises:
         UserError: (also as ConfigError) for anything wrong in the call or the configuration.
     """
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=prog,
         usage=f"{prog} CONFIG [key=value ...] [--print-config]"
         + (" [--resume]" if has_key(schema, resume_key) else ""),

@@ -1,6 +1,6 @@
 """Train victims on protected pictures, test them on clean ones, and write the report.
 
-    unseg evaluate configs/evaluate/debug.yaml
+    unseg evaluate configs/evaluate/kvasir_unet_debug.yaml
     unseg evaluate configs/evaluate/kvasir_unet.yaml run_dir=work_dirs/evaluate/kvasir
     torchrun --nproc-per-node 8 -m unseg.cli evaluate configs/evaluate/...   # one cell a GPU
 
@@ -57,3 +57,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             print("\n".join(f"picture: {picture}" for picture in pictures))
             print(f"report: {path.with_suffix('.html')}")
     return EXIT_SOME_FAILED if outcome.failed else EXIT_DONE
+
+
+@user_errors
+def check(argv: Sequence[str] | None = None) -> int:
+    """Exit code 2 where a call of `main` lacks something; for launchers of several processes."""
+    config = config_command(argv, EvaluateConfig, prog="unseg evaluate", doc=__doc__)
+    if config is not None and not config.dry_run:
+        from unseg.victims.grid.preflight import check_grid
+
+        check_grid(config)
+    return EXIT_DONE

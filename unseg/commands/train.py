@@ -32,3 +32,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_DONE if train(config) else EXIT_INTERRUPTED
     finally:
         distributed.shutdown()
+
+
+@user_errors
+def check(argv: Sequence[str] | None = None) -> int:
+    """Exit code 2 where a call of `main` lacks something; for launchers of several processes."""
+    config = config_command(argv, TrainConfig, prog="unseg train", doc=DOC)
+    if config is not None:
+        from unseg.engine.run import check_inputs
+
+        check_inputs(config)
+    return EXIT_DONE

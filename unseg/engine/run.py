@@ -18,7 +18,7 @@ from unseg.config.load import to_dict, to_yaml
 from unseg.config.train import TrainConfig, method_differences
 from unseg.engine.bilevel import BilevelSchedule, Game
 from unseg.engine.checkpoint import CheckpointFolder, load_checkpoint
-from unseg.engine.datasets import Loaders, build_loaders
+from unseg.engine.datasets import Loaders, build_loaders, open_training, open_validation
 from unseg.engine.metric_log import MetricLog
 from unseg.engine.optim import RateSchedule, build_adam
 from unseg.engine.random_degrade import RandomDegrade
@@ -49,7 +49,7 @@ def train(config: TrainConfig) -> bool:
         UserError: something is missing or does not fit; nothing has been trained then.
     """
     device = distributed.pick_device(config.device)
-    run_dir = Path(config.output.dir) / config.name
+    run_dir = _run_dir(config)
     checkpoints = CheckpointFolder(run_dir / "checkpoints", keep_last=config.output.keep_last)
     content = find_checkpoint(config, checkpoints)
     setup_logging(run_dir / "train.log", distributed.rank())
@@ -93,6 +93,31 @@ def train(config: TrainConfig) -> bool:
     if is_complete and distributed.is_main():
         release(config, generator, run_dir, trainer)
     return is_complete
+
+
+def check_inputs(config: TrainConfig) -> None:
+    """Look for the data and the initial weights of a run, without reading a picture.
+
+    Raises:
+        UserError: one line that names what is missing.
+    """
+    missing = []
+    has_checkpoint = CheckpointFolder(_run_dir(config) / "checkpoints").latest()
+    if has_checkpoint is None and config.resume_from is None:
+        weights = {"generator": config.generator.weights, "surrogate": config.surrogate.weights}
+        missing += [
+            f"{player}.weights={path}: no such file; `unseg weights list` shows some"
+            for player, path in weights.items()
+            if path is not None and not Path(path).is_file()
+        ]
+    try:
+        open_training(config.data)
+        open_validation(config.data, config.validate.limit)
+    except UserError as error:
+        first, *more = str(error).splitlines()
+        missing.append(first + f" (and {len(more)} more)" * bool(more))
+    if missing:
+        raise UserError("; ".join(missing))
 
 
 def find_checkpoint(config: TrainConfig, checkpoints: CheckpointFolder) -> dict[str, Any] | None:
@@ -254,6 +279,10 @@ def release(config: TrainConfig, generator: Generator, run_dir: Path, trainer: T
         official.parent.mkdir(parents=True, exist_ok=True)
         weights.export_official(generator, official)
         _log.info("generator in the released layout: %s", official)
+
+
+def _run_dir(config: TrainConfig) -> Path:
+    return Path(config.output.dir) / config.name
 
 
 def _check_same_data(content: dict[str, Any], now: dict[str, Any]) -> None:
