@@ -72,10 +72,6 @@ def test_what_is_written_losslessly_is_read_back_exactly(
     if picture.alpha is not None:
         assert np.array_equal(found.alpha, picture.alpha)
     assert found.icc == picture.icc
-    if form != "WEBP" or channels >= 3:
-        # The format that a file asks for can hold what the file holds, so rewriting is lossless.
-        again = decoded(encode_picture(found, found.lossless_format))
-        assert np.array_equal(again.pixels, found.pixels)
 
 
 def stored_with(upright, orientation):
@@ -194,7 +190,6 @@ def test_colour_under_full_transparency_is_kept():
 def test_a_jpeg_is_written_only_where_it_can_hold_the_picture():
     plain = decoded(encode_picture(Picture(pixels=UPRIGHT, icc=ICC), "JPEG"))
     assert plain.icc == ICC
-    assert plain.lossless_format == "PNG"
     with pytest.raises(UserError, match="JPEG cannot hold transparency"):
         encode_picture(Picture(pixels=UPRIGHT, alpha=UPRIGHT[:, :, 0]), "JPEG")
     with pytest.raises(UserError, match="JPEG cannot hold 16 bits"):

@@ -47,7 +47,6 @@ class Picture:
         mode: Pillow's name of the stored mode ("L", "P", "RGBA", "I;16", ...), or "LA;16",
             "RGB;16", "RGBA;16" for 16-bit colour, which Pillow has no name for.
         file_format: Pillow's name of the input's format ("PNG", "JPEG", ...).
-        lossless_format: the input's own format where it writes this picture without loss, or PNG.
         orientation: EXIF orientation of the stored pixels, 1 to 8; already undone here.
         notes: what had to be converted, for the manifest.
     """
@@ -57,7 +56,6 @@ class Picture:
     icc: bytes | None = None
     mode: str = "RGB"
     file_format: str = "PNG"
-    lossless_format: OutputFormat = "PNG"
     orientation: int = 1
     notes: tuple[str, ...] = ()
 
@@ -157,7 +155,7 @@ def _decode(image: Image.Image, file: FileContent) -> Picture:
         pixels = turn_upright(pixels, orientation)
     pixels = np.ascontiguousarray(pixels)
     has_alpha = pixels.shape[2] in (2, 4)
-    picture = Picture(
+    return Picture(
         pixels=np.ascontiguousarray(pixels[:, :, :-1]) if has_alpha else pixels,
         alpha=np.ascontiguousarray(pixels[:, :, -1]) if has_alpha else None,
         icc=icc,
@@ -166,18 +164,6 @@ def _decode(image: Image.Image, file: FileContent) -> Picture:
         orientation=orientation,
         notes=tuple(notes),
     )
-    return replace(picture, lossless_format=_lossless_format(picture, data))
-
-
-def _lossless_format(picture: Picture, data: bytes) -> OutputFormat:
-    if picture.file_format == "TIFF":
-        return "TIFF"
-    is_plain = picture.icc is None and picture.alpha is None
-    if picture.file_format == "BMP" and is_plain and picture.max_value == 255:
-        return "BMP"
-    if picture.file_format == "WEBP" and b"VP8L" in data[12:4096]:
-        return "WEBP"
-    return "PNG"
 
 
 def _bits(image: Image.Image, data: bytes) -> int:

@@ -16,7 +16,7 @@ from unseg.models.weights import load_generator as _load_file
 from unseg.protection.compose import protected_pixels
 from unseg.protection.methods import MethodOptions, UnSeg, full_size_noise
 from unseg.protection.noise_maker import NoiseMaker, PromptedImage
-from unseg.protection.reading.prompts import model_prompts
+from unseg.protection.reading.prompts import model_prompts, union_box
 from unseg.protection.reading.region import region_from_prompt
 from unseg.protection.writing.budget_check import measure
 from unseg.utils.distributed import pick_device
@@ -154,8 +154,7 @@ def _noise(
     maker = NoiseMaker(generator, device=device, precision="float32", batch_size=1)
     if boxes is None or len(boxes) == 1:
         return maker.of_one_image([prompt(boxes)])
-    union = np.concatenate([boxes[:, :2].min(0), boxes[:, 2:].max(0)])
-    noises = maker.of_one_image([prompt(box) for box in (union, *boxes)])
+    noises = maker.of_one_image([prompt(box) for box in (union_box(boxes), *boxes)])
     areas = [region_from_prompt(picture.rgb8(), boxes=box).mask for box in boxes]
     masks = [torch.from_numpy(area).to(device) for area in areas]
     return full_size_noise(noises, masks, size=picture.size, enlarge=maker.carrier.enlarge)

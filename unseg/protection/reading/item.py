@@ -13,7 +13,7 @@ from unseg.data.annotations.base import Annotation, AnnotationSource, Item
 from unseg.io.decode import MAX_PIXELS
 from unseg.io.files import FileContent, read_file, sha256_file
 from unseg.io.pictures import Picture, read_picture
-from unseg.protection.reading.prompts import model_prompts
+from unseg.protection.reading.prompts import model_prompts, union_box
 from unseg.protection.reading.region import (
     class_map_of,
     fit_annotation,
@@ -223,8 +223,7 @@ class SubjectReader:
         instances: tuple[np.ndarray, ...] = ()
         if boxes is not None and len(boxes):
             rows = np.asarray(boxes, np.float64).reshape(-1, 4)
-            union = np.concatenate([rows[:, :2].min(0), rows[:, 2:].max(0)])
-            prompts = [self._model_prompts(size, boxes=union)]
+            prompts = [self._model_prompts(size, boxes=union_box(rows))]
             if len(rows) > 1:
                 prompts += [self._model_prompts(size, boxes=row) for row in rows]
                 instances = tuple(

@@ -59,6 +59,11 @@ def model_prompts(
     return Prompts(boxes=box_rows, point_coords=coords, point_labels=labels, mask_inputs=masks)
 
 
+def union_box(boxes: np.ndarray) -> np.ndarray:
+    """The (4,) XYXY box around all of (N, 4) boxes."""
+    return np.concatenate([boxes[:, :2].min(0), boxes[:, 2:].max(0)])
+
+
 def mask_tensor(mask: np.ndarray) -> torch.Tensor:
     """(1, 1, H, W) float32 in [0, 1] of a bool or soft uint8 mask."""
     values = mask.astype(np.float32)
