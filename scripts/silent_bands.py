@@ -66,7 +66,8 @@ def band(image: Tensor, direction: Tensor, checks: Tensor) -> Tensor:
         direction: (3,) signs.
         checks: (1, 1, n, n) of -1 and 1.
     """
-    pattern = upsample_noise(checks, image.shape[-2:], enlarge="cosine")
+    height, width = image.shape[-2:]
+    pattern = upsample_noise(checks, (height, width), enlarge="cosine")
     along = torch.einsum("c,bchw->bhw", direction, image)[:, None] / direction.abs().sum()
     windows = checks.shape[-1] // 2
 
@@ -98,7 +99,7 @@ def measure(paths: list[Path]) -> dict[tuple, float]:
                 left.setdefault(key, []).append(float((after - before).mean()) / LEVEL)
                 own.setdefault(key, []).append(float(before.square().mean()))
     # Cells below a pixel leave nothing in either.
-    return {key: np.mean(left[key]) / np.sqrt(max(np.mean(own[key]), 1e-9)) for key in left}
+    return {key: np.mean(left[key]) / np.sqrt(max(float(np.mean(own[key])), 1e-9)) for key in left}
 
 
 def table(loudness: dict[tuple, float], count: int) -> str:
