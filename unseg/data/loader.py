@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
 
 from unseg.data.jitter import LargeScaleJitter, Window, cut_window, pad_to, render
+from unseg.data.mask_values import NO_OBJECT, THRESHOLD
 from unseg.data.pairs import DataError, Dataset, prepare
 from unseg.data.prompts import OBJECT_ABOVE, bilinear, generator_prompts, surrogate_prompts
 from unseg.types import Batch, Prompts, Sample
@@ -164,8 +165,8 @@ class _JitteredBatches(TorchDataset):
         except UserError as error:
             return str(error)
         mask = _as_uint8(sample)
-        if mask.max(initial=0) <= 127:
-            return "mask is all black (no pixel above 127)"
+        if mask.max(initial=0) <= THRESHOLD:
+            return NO_OBJECT
         for _ in range(NUM_CROPS):
             crop = self.jitter.draw((mask.shape[0], mask.shape[1]), rng)
             mask_window = cut_window(mask, crop)

@@ -9,6 +9,9 @@ from unseg.utils.errors import UserError
 THRESHOLD = 127
 """Foreground is above it; JPEG masks carry compression noise of a few levels."""
 
+NO_OBJECT = f"mask is all black (no pixel above {THRESHOLD})"
+"""Why a sample cannot be learnt from."""
+
 
 def holds_ones(values: np.ndarray) -> bool:
     """Whether foreground, if there is any, is stored as 1: no value is larger."""

@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from unseg.data.mask_values import THRESHOLD
 from unseg.types import Prompts
 
-OBJECT_ABOVE = 127 / 255
+OBJECT_ABOVE = THRESHOLD / 255
 """An image pixel belongs to the object where its mask, in [0, 1], is above this (127 of 255)."""
 
 PROMPT_ABOVE = 128 / 255

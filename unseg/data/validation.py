@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from unseg.data.jitter import to_tensor
+from unseg.data.mask_values import NO_OBJECT
 from unseg.data.pairs import Dataset, prepare
 from unseg.data.prompts import OBJECT_ABOVE, bilinear, squashed_box
 from unseg.types import Batch, Prompts
@@ -58,7 +59,7 @@ class _Squashed(TorchDataset):
         mask = to_tensor(sample.mask)
         native = mask[0, 0] > OBJECT_ABOVE
         if not native.any():
-            return sample.name, "mask is all black (no pixel above 127)"
+            return sample.name, NO_OBJECT
         square = bilinear(mask, self.image_size)
         # The surrogate sees the square made smaller; only where the object vanishes there is its
         # box scaled from the native mask.
