@@ -171,7 +171,7 @@ def test_pictures_of_every_kind_are_marked_protected_and_downloaded(
     page = open_window()
     assert page.get_by_role("button", name="Protect this picture").is_disabled()
     load(page, *pictures.values())
-    page.get_by_text("notes.jpg: not a picture of PNG").wait_for()
+    page.get_by_text("notes.jpg: not a picture of JPEG").wait_for()
     for text in LOADED:
         page.get_by_text(text).wait_for()
     mask_text(page, "whole picture is protected")

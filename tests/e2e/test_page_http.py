@@ -121,7 +121,7 @@ def test_a_click_becomes_a_mask_and_the_page_says_by_what(window, pictures):
 
 def test_text_called_a_picture_is_refused_and_the_others_are_taken(window, pictures):
     loaded = window.load(pictures["notes.jpg"], pictures["plain.png"])
-    assert "notes.jpg: not a picture of PNG" in loaded["status"]
+    assert "notes.jpg: not a picture of JPEG" in loaded["status"]
     assert json.loads(loaded["canvas"])["picture"] == "plain.png"
 
 

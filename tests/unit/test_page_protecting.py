@@ -162,7 +162,7 @@ def test_names_cannot_leave_the_folder(session, pictures):
 
 
 def test_text_that_is_called_a_picture_gets_a_clear_message(session, pictures):
-    with pytest.raises(UserError, match=r"^notes\.jpg: not a picture of PNG"):
+    with pytest.raises(UserError, match=r"^notes\.jpg: not a picture of JPEG"):
         session.add(pictures["notes.jpg"])
     assert list((session.folder / "originals").iterdir()) == []
 
