@@ -150,7 +150,8 @@ def plot(loudness: dict[tuple, float], path: Path) -> None:
 def main(argv: list[str]) -> int:
     """Write the table and the plot."""
     if len(argv) < 2:
-        print(__doc__, file=sys.stderr)
+        usage = "usage: python scripts/silent_bands.py OUT CONFIG [key=value ...]"
+        print(usage, file=sys.stderr)
         return 2
     out, config_path, *overrides = argv
     try:

@@ -291,6 +291,7 @@ def test_every_control_is_reachable_in_a_narrow_window(open_window, pictures, tm
     press(page, "Brush")
     protect(page)
     page.wait_for_selector(".unseg-after[src^=data]")
+    page.get_by_text("Download all with manifest").wait_for()  # it comes after the picture
     assert check_narrow(page) >= {
         "Click to upload or drop files", "Shown picture", "Object", "Not object", "Box", "Brush",
         "Eraser", "Size", "Undo", "Clear marks", "Protect this picture", "Protect all pictures",

@@ -56,6 +56,11 @@ WRONG: dict[str, list[tuple[list[str], dict[str, str], str]]] = {
         (["nowhere.yaml"], SLURM, "nowhere.yaml: no such configuration file"),
         ([], {**SLURM, "NPROC": "abc"}, "NPROC=abc: must be a whole number above 0"),
     ],
+    "silent_bands.py": [
+        (["bands"], {}, "usage: python scripts/silent_bands.py OUT CONFIG"),
+        (["bands", "nowhere.yaml"], {}, "nowhere.yaml: no such configuration file"),
+        (["bands", "configs/generate/folder.yaml", "data.root=nowhere"], {}, "nowhere"),
+    ],
     "test.sh": [
         (["--unknown"], {}, "pytest does not understand: --unknown"),
         ([], {"UNSEG_TEST_PROCESSES": "abc"}, "UNSEG_TEST_PROCESSES=abc: must be a whole number"),

@@ -195,7 +195,7 @@ class Session:
         limit = f"more than {self.limits.megapixels:g} megapixels; make it smaller, or start "
         limit += "`unseg demo` with a higher --max-megapixels"
         text = text.replace(str(path), name)
-        exact = f"more than {self.limits.max_pixels}; raise max_pixels or make it smaller"
+        exact = f"more than {self.limits.max_pixels}; make it smaller"
         return text.replace(exact, limit)
 
 
