@@ -1,5 +1,6 @@
 """What a user sees for each thing that can be wrong with a training run."""
 
+import re
 import signal
 from pathlib import Path
 
@@ -24,17 +25,22 @@ OVERRIDES = (
 )
 
 
-@pytest.fixture
-def folder(tmp_path) -> Path:
+def _write_pairs(place: Path) -> None:
     """Four good pairs and their list."""
     rng = np.random.default_rng(0)
     for i in range(4):
         image = rng.integers(0, 255, (40, 48, 3), dtype=np.uint8)
         mask = np.zeros((40, 48), np.uint8)
         mask[8:32, 10:40] = 255
-        cv2.imwrite(str(tmp_path / f"{i}.jpg"), image)
-        cv2.imwrite(str(tmp_path / f"{i}.png"), mask)
-    (tmp_path / "pairs.txt").write_text("".join(f"{i}.jpg\t{i}.png\n" for i in range(4)))
+        cv2.imwrite(str(place / f"{i}.jpg"), image)
+        cv2.imwrite(str(place / f"{i}.png"), mask)
+    (place / "pairs.txt").write_text("".join(f"{i}.jpg\t{i}.png\n" for i in range(4)))
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """Four good pairs and their list."""
+    _write_pairs(tmp_path)
     return tmp_path
 
 
@@ -143,3 +149,73 @@ def test_a_disk_that_is_full_at_the_checkpoint_is_one_line_and_exit_code_2(folde
     assert f"{before.name} is intact" in line
     assert [p for p in checkpoints.iterdir() if p.suffix != ".pt"] == []
     assert before.read_bytes() == content
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> tuple[Path, Path]:
+    """A folder of pairs with a finished run, and its last checkpoint."""
+    place = tmp_path_factory.mktemp("trained")
+    _write_pairs(place)
+    assert _train(place) == 0
+    return place, max((place / "runs/unseg_vit_b_debug/checkpoints").glob("step_*.pt"))
+
+
+def _without(*keys):
+    def change(content):
+        for key in keys:
+            del content[key]
+
+    return change
+
+
+def _set(path, value):
+    def change(content):
+        *places, last = path.split(".")
+        for place in places:
+            content = content[place]
+        content[last] = value
+
+    return change
+
+
+LYING = {
+    "no config": (_without("config"), "config is missing"),
+    "no generator": (_without("generator"), "generator is missing"),
+    "progress without a step": (_set("progress", {}), "progress.step is missing"),
+    "a text for a step": (_set("progress.step", "3"), "progress.step is str"),
+    "unknown progress": (_set("progress.epochs", 3), "does not fit this run .*epochs"),
+    "another random state": (_set("rng.cpu", torch.zeros(3)), "does not fit this run"),
+    "no optimiser": (_set("optimizers", {}), "does not fit this run"),
+    "a model of other shapes": (
+        _set("generator", {"x": torch.zeros(2)}), "does not fit this run .*Missing key",
+    ),
+    "no provenance": (_set("provenance", {}), "provenance.samples_sha256 is missing"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", LYING)
+def test_a_checkpoint_that_lies_is_one_line_and_exit_code_2(trained, tmp_path, capsys, case):
+    place, whole = trained
+    change, wanted = LYING[case]
+    content = torch.load(whole, weights_only=True)
+    change(content)
+    path = tmp_path / "lying.pt"
+    torch.save(content, path)
+    capsys.readouterr()
+    assert _train(place, "name=other", f"resume_from={path}") == 2
+    error = capsys.readouterr().err
+    (line,) = [text for text in error.splitlines() if " I unseg." not in text]
+    assert line.startswith(f"{path}: "), line
+    assert re.search(wanted, line), line
+
+
+def test_checkpoints_of_killed_writes_are_removed_at_the_next_start(folder):
+    checkpoints = folder / "runs/unseg_vit_b_debug/checkpoints"
+    checkpoints.mkdir(parents=True)
+    left = checkpoints / ".step_00000001.pt.0123456789ab.tmp"
+    kept = checkpoints / "notes.tmp"
+    for path in (left, kept):
+        path.write_bytes(bytes(100))
+    assert _train(folder) == 0
+    assert kept.exists()
+    assert not left.exists()

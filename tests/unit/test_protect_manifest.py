@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from unseg.io.files import atomic_write_bytes
+from unseg.io.files import atomic_write_bytes, remove_temporary
 from unseg.protection.writing.manifest import (
     MANIFEST,
     PartWriter,
@@ -13,7 +13,6 @@ from unseg.protection.writing.manifest import (
     join_parts,
     part_name,
     read_manifest,
-    remove_temporary,
     reserved,
 )
 from unseg.utils.errors import UserError

@@ -98,12 +98,12 @@ def integers(path: Path) -> None:
 
 CASES = {
     code_in_archive: (r"more than tensors.*\(it asks for \S+\.mkdir\)", "holds a state dict"),
-    code_in_legacy_file: (r"more than tensors.*\(it asks for \S+\.mkdir\)", "holds a state dict"),
+    code_in_legacy_file: ("layout of torch before 1.6.*not opened", "torch.save its state dict"),
+    legacy: ("layout of torch before 1.6.*not opened", "torch.save its state dict"),
     code_in_plain_pickle: ("plain pickle.*not opened", "written by torch.save or safetensors"),
     torchscript: ("TorchScript archive.*not opened", "holds a state dict"),
     cut(save_sam, 0.6): (r"truncated or damaged \([\d,]+ bytes\)", "download or copy it again"),
-    cut(legacy, 0.6): (r"truncated or damaged \([\d,]+ bytes\)", "download or copy it again"),
-    cut(legacy, 0.01): (r"truncated or damaged \([\d,]+ bytes\)", "download or copy it again"),
+    cut(legacy, 0.6): ("layout of torch before 1.6.*not opened", "torch.save its state dict"),
     cut(safetensors, 0.6): (r"truncated or damaged \([\d,]+ bytes\)", "download or copy it again"),
     cut(save_sam, 0): ("is empty", "download or copy it again"),
     lambda path: path.write_text("<html>not found</html>"): ("neither a torch", "download"),

@@ -7,18 +7,20 @@ import logging
 import os
 import re
 import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from unseg.io.files import atomic_write, temporary_beside
+from unseg.io.files import atomic_write, remove_temporary, temporary_beside
 from unseg.io.tensors import read_weight_file
 from unseg.models.weights import CHECKPOINT_FORMAT
 from unseg.utils.errors import UserError
 
 VERSION = 1
 _NAME = re.compile(r"step_(\d{8})\.pt")
+_ANOTHER = "name another checkpoint, or delete it and give the same command again"
 _log = logging.getLogger(__name__)
 
 
@@ -47,6 +49,11 @@ class CheckpointFolder:
     def latest(self) -> Path | None:
         """The newest step file."""
         return next(reversed(self.steps()), None)
+
+    def remove_unfinished(self) -> None:
+        """Remove what killed writes left, each as large as a checkpoint."""
+        if count := remove_temporary(self.folder):
+            _log.info("%s: removed %d unfinished files of killed runs", self.folder, count)
 
     def save(self, content: dict[str, Any], *, step: int, is_best: bool = False) -> Path:
         """Write a checkpoint under its final name, then delete what retention does not keep.
@@ -105,6 +112,42 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         found = content.get("version")
         raise UserError(f"{path}: checkpoint version {found}, this program reads {VERSION}")
     return content
+
+
+def check_fields(content: Mapping[str, Any], kinds: Mapping[str, type], path: str | Path) -> None:
+    """Refuse a checkpoint that lacks what a run needs to continue.
+
+    Args:
+        content: the checkpoint.
+        kinds: what must be in it, by dotted key.
+        path: the file, for the message.
+
+    Raises:
+        UserError: naming the key.
+    """
+    for key, kind in kinds.items():
+        value: Any = content
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        if not isinstance(value, kind) or isinstance(value, bool):
+            found = "is missing" if value is None else f"is {type(value).__name__}"
+            raise UserError(f"{path}: {key} {found}, so no run can continue from it; {_ANOTHER}")
+
+
+@contextlib.contextmanager
+def restoring(path: str | Path) -> Iterator[None]:
+    """Turn what a checkpoint raises that does not fit the run into one line.
+
+    Raises:
+        UserError: naming the file and the first fault.
+    """
+    try:
+        yield
+    except (UserError, torch.OutOfMemoryError):
+        raise
+    except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(f"{path}: does not fit this run ({reason}); {_ANOTHER}") from None
 
 
 def rng_state() -> dict[str, Any]:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from unseg.config.load import to_dict
 from unseg.config.pretrain import NOT_METHOD, PretrainConfig
 from unseg.data.jitter import to_tensor
-from unseg.engine.checkpoint import CheckpointFolder, load_checkpoint
+from unseg.engine.checkpoint import CheckpointFolder, check_fields, load_checkpoint, restoring
 from unseg.engine.metric_log import MetricLog
 from unseg.engine.optim import set_rate
 from unseg.engine.watch import FiniteWatch, stop_signals
@@ -206,6 +206,8 @@ def pretrain(config: PretrainConfig) -> bool:
         parameters, lr=config.lr, betas=(0.9, 0.95), weight_decay=config.weight_decay
     )
     checkpoints = CheckpointFolder(run_dir / "checkpoints", keep_last=1)
+    if distributed.is_main():
+        checkpoints.remove_unfinished()
     first = _resume(checkpoints, config, model, optimizer)
     watch = FiniteWatch()
     is_complete = True
@@ -283,6 +285,7 @@ def _resume(
     content = load_checkpoint(path)
     if content.get("kind") != _KIND:
         raise UserError(f"{path}: is no checkpoint of a pre-training; set another name")
+    check_fields(content, {"config": dict, "step": int, "model": dict, "optimizer": dict}, path)
     stored, wanted = content["config"], to_dict(config)
     for key in sorted(wanted.keys() - set(NOT_METHOD)):
         if stored.get(key) != wanted[key]:
@@ -290,8 +293,9 @@ def _resume(
                 f"{key}={wanted[key]}: {path} was made with {stored.get(key)}; "
                 "set another name, or the old value to go on"
             )
-    model.load_state_dict(content["model"])
-    optimizer.load_state_dict(content["optimizer"])
+    with restoring(path):
+        model.load_state_dict(content["model"])
+        optimizer.load_state_dict(content["optimizer"])
     _log.info("going on after step %d of %s", content["step"], path)
     return int(content["step"])
 

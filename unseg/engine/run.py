@@ -17,7 +17,7 @@ import unseg
 from unseg.config.load import to_dict, to_yaml
 from unseg.config.train import TrainConfig, method_differences
 from unseg.engine.bilevel import BilevelSchedule, Game
-from unseg.engine.checkpoint import CheckpointFolder, load_checkpoint
+from unseg.engine.checkpoint import CheckpointFolder, check_fields, load_checkpoint, restoring
 from unseg.engine.datasets import Loaders, build_loaders, open_training, open_validation
 from unseg.engine.metric_log import MetricLog
 from unseg.engine.optim import RateSchedule, build_adam
@@ -34,6 +34,18 @@ from unseg.utils.logging import setup_logging
 from unseg.utils.seed import derive_seed
 
 _log = logging.getLogger(__name__)
+
+_NEEDED: dict[str, type] = {
+    "config": dict,
+    "progress.step": int,
+    "provenance.samples_sha256": str,
+    "provenance.num_samples": int,
+    "generator": dict,
+    "surrogate": dict,
+    "optimizers": dict,
+    "rng.cpu": torch.Tensor,
+}
+"""What a run continues from, by dotted key of its checkpoint."""
 
 
 def train(config: TrainConfig) -> bool:
@@ -53,6 +65,8 @@ def train(config: TrainConfig) -> bool:
     checkpoints = CheckpointFolder(run_dir / "checkpoints", keep_last=config.output.keep_last)
     content = find_checkpoint(config, checkpoints)
     setup_logging(run_dir / "train.log", distributed.rank())
+    if distributed.is_main():
+        checkpoints.remove_unfinished()
     generator, surrogate = build_players(config, device, read_weights=content is None)
     loaders = build_loaders(
         config,
@@ -86,7 +100,8 @@ def train(config: TrainConfig) -> bool:
             identity=identity,
         )
         if content is not None:
-            trainer.restore(content)
+            with restoring(_checkpoint_path(config, checkpoints)):
+                trainer.restore(content)
             _log.info("continues at step %d of %d", trainer.progress.step, trainer.pace.steps)
         is_complete = trainer.fit()
     loaders.report_skipped(run_dir)
@@ -126,8 +141,8 @@ def find_checkpoint(config: TrainConfig, checkpoints: CheckpointFolder) -> dict[
     Raises:
         UserError: it belongs to another method, or there is none although one was asked for.
     """
-    path: str | Path | None = checkpoints.latest() or config.resume_from
-    if path is None:
+    path = _checkpoint_path(config, checkpoints)
+    if not path:
         if config.resume:
             raise UserError(
                 f"{checkpoints.folder}: holds no checkpoint to continue from; leave --resume away "
@@ -135,6 +150,7 @@ def find_checkpoint(config: TrainConfig, checkpoints: CheckpointFolder) -> dict[
             )
         return None
     content = load_checkpoint(path)
+    check_fields(content, _NEEDED, path)
     differences = method_differences(content["config"], to_dict(config))
     if differences:
         raise UserError(
@@ -142,6 +158,11 @@ def find_checkpoint(config: TrainConfig, checkpoints: CheckpointFolder) -> dict[
             "Give the run another name, or restore these keys"
         )
     return content
+
+
+def _checkpoint_path(config: TrainConfig, checkpoints: CheckpointFolder) -> str | Path:
+    """The checkpoint to continue from; empty where there is none."""
+    return checkpoints.latest() or config.resume_from or ""
 
 
 def build_players(

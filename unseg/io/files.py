@@ -78,6 +78,20 @@ def temporary_beside(path: Path) -> Path:
     return path.with_name(f".{path.name[:64]}.{secrets.token_hex(6)}.tmp")
 
 
+def remove_temporary(folder: Path) -> int:
+    """Remove what killed runs left unfinished below a folder; returns how many files.
+
+    Only for a folder that no other process writes into.
+    """
+    count = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            if TEMPORARY.fullmatch(name):
+                (Path(place) / name).unlink(missing_ok=True)
+                count += 1
+    return count
+
+
 def atomic_write_bytes(path: str | Path, data: bytes) -> None:
     """Write a whole file so that a reader sees the old content or the new, never a part."""
     with atomic_write(path) as file:

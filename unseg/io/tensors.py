@@ -1,15 +1,18 @@
 """Reading weight files without ever running code from them.
 
-A torch file is a pickle, and a pickle is a program. Three gates keep it from running: only the two
-layouts that `torch.save` writes are opened, a TorchScript archive (which carries code by design) is
-turned away by its contents, and what remains goes through `torch.load(weights_only=True)`, which
-builds tensors and plain containers and nothing else.
+A torch file is a pickle, and a pickle is a program. Three gates keep it from running: only the zip
+layout that `torch.save` writes since torch 1.6 is opened, a TorchScript archive (which carries code
+by design) is turned away by its contents, and what remains goes through
+`torch.load(weights_only=True)`, which builds tensors and plain containers and nothing else.
+
+Nor can a small file ask for much memory or time: what its directory, pickle or header promise is
+compared with its size before anything is built (`archive`, `unpickling`).
 """
 
 from __future__ import annotations
 
 import pickle
-import re
+import stat
 import struct
 import zipfile
 from collections.abc import Mapping
@@ -21,11 +24,21 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from unseg.io.archive import ProgramError, check_archive
+from unseg.io.unpickling import DamagedError, ForbiddenError
 from unseg.utils.errors import UserError
+
+MAX_HEADER_BYTES = 16 << 20
+"""Longest JSON header of a safetensors file; one of 400 tensors has 50 kB."""
 
 _ZIP = b"PK\x03\x04"
 TORCH_LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"
 """How files of torch before 1.6 begin: protocol 2 and a magic number."""
+_DAMAGED = (
+    RuntimeError, EOFError, ValueError, LookupError, OSError, struct.error, zipfile.BadZipFile,
+    TypeError, AttributeError, AssertionError, NotImplementedError, MemoryError,
+)  # fmt: skip
+"""What torch and zipfile raise for a damaged file."""
 _WRAPPERS = ("model", "state_dict")
 
 DAMAGED = "download or copy it again"
@@ -56,16 +69,23 @@ def read_weight_file(path: str | Path, *, remedy: str = DAMAGED) -> WeightFile:
         remedy: what to do about a damaged one, for the message.
 
     Raises:
-        UserError: it is missing, truncated, of another kind, or holds more than tensors and plain
-            containers. Nothing in it has run.
+        UserError: it is missing, truncated, of another kind, promises more than it holds, or holds
+            more than tensors and plain containers. Nothing in it has run.
     """
     path = Path(path)
     start = _first_bytes(path)
-    if start.startswith((_ZIP, TORCH_LEGACY)):
-        return WeightFile(path=path, kind="torch", content=_read_torch(path, start, remedy))
+    if start.startswith(_ZIP):
+        return WeightFile(path=path, kind="torch", content=_read_torch(path, remedy))
+    if start.startswith(TORCH_LEGACY):
+        raise UserError(
+            f"{path}: is in the layout of torch before 1.6, whose memory cannot be bounded; it was "
+            "not opened. If you trust it, open it and torch.save its state dict again"
+        )
     # A length of eight bytes, little endian, then JSON. Its first byte may be anything, so this
     # comes before the test for a pickle.
     if start[4:9] == b"\0\0\0\0{":
+        if struct.unpack("<Q", start[:8])[0] > min(MAX_HEADER_BYTES, path.stat().st_size - 8):
+            raise _damaged(path, remedy)
         content, header = _read_safetensors(path, remedy)
         return WeightFile(path=path, kind="safetensors", content=content, header=header)
     if start[:1] == b"\x80":
@@ -115,6 +135,8 @@ def tensors_of(content: Any, path: Path) -> dict[str, Tensor]:
 
 def _first_bytes(path: Path) -> bytes:
     try:
+        if not stat.S_ISREG(mode := path.stat().st_mode) and not stat.S_ISDIR(mode):
+            raise UserError(f"{path}: is no regular file; name a weight file")
         with path.open("rb") as file:
             return file.read(16)
     except FileNotFoundError:
@@ -125,19 +147,25 @@ def _first_bytes(path: Path) -> bytes:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
 
 
-def _read_torch(path: Path, start: bytes, remedy: str) -> Mapping[str, Any]:
-    if start.startswith(_ZIP):
-        _check_archive(path, remedy)
+def _read_torch(path: Path, remedy: str) -> Mapping[str, Any]:
     try:
+        check_archive(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "truncated" in str(error):
-            raise _damaged(path, remedy) from None
+    except ProgramError:
+        raise UserError(
+            f"{path}: is a TorchScript archive, which carries a program; it was not opened. Ask "
+            "for a file that holds a state dict"
+        ) from None
+    except (ForbiddenError, pickle.UnpicklingError) as error:
+        # What torch says is not for users: it advises to trust the file.
+        culprit = f" (it asks for {error})" if isinstance(error, ForbiddenError) else ""
         raise UserError(
             f"{path}: refused because it holds more than tensors and plain containers"
-            f"{_culprit(error)}, and weights never run code; ask for a file that holds a state dict"
+            f"{culprit}, and weights never run code; ask for a file that holds a state dict"
         ) from None
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError, struct.error):
+    except DamagedError as error:
+        raise _damaged(path, remedy, f": {error}") from None
+    except _DAMAGED:
         raise _damaged(path, remedy) from None
     if not isinstance(content, Mapping):
         raise UserError(
@@ -146,34 +174,14 @@ def _read_torch(path: Path, start: bytes, remedy: str) -> Mapping[str, Any]:
     return content
 
 
-def _check_archive(path: Path, remedy: str) -> None:
-    """Refuse an incomplete archive, and one that carries a program."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except (zipfile.BadZipFile, OSError, NotImplementedError):
-        raise _damaged(path, remedy) from None
-    # torch before 2.6 ran such archives even where only weights were asked for.
-    if any(name.endswith("/constants.pkl") or "/code/" in name for name in names):
-        raise UserError(
-            f"{path}: is a TorchScript archive, which carries a program; it was not opened. Ask "
-            "for a file that holds a state dict"
-        )
-
-
-def _culprit(error: Exception) -> str:
-    match = re.search(r"GLOBAL (\S+)", str(error))
-    return f" (it asks for {match[1]})" if match else ""
-
-
 def _read_safetensors(path: Path, remedy: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError, RuntimeError):
+    except (SafetensorError, OSError, ValueError, RuntimeError, MemoryError):
         raise _damaged(path, remedy) from None
 
 
-def _damaged(path: Path, remedy: str) -> UserError:
+def _damaged(path: Path, remedy: str, reason: str = "") -> UserError:
     size = path.stat().st_size
-    return UserError(f"{path}: is truncated or damaged ({size:,} bytes); {remedy}")
+    return UserError(f"{path}: is truncated or damaged ({size:,} bytes){reason}; {remedy}")

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
+import torch
+
 from unseg.models.encoder import BatchPromptEncoder, ImageEncoder
 from unseg.models.generator import Generator
 from unseg.models.noise_decoder import NoiseDecoder, NoiseReadout, SingleMaskDecoder
@@ -74,6 +76,8 @@ SIZES: dict[str, SizeSpec] = {
 
 NOISE_CENTRED = (0, 2, 4)
 """Sides of squares that noise can be without a mean in: a token has 4 cells a side."""
+
+_MAX_SIDE = 1 << 20
 
 RESNET50 = "resnet50"
 """Surrogate of the paper's ablation: a ResNet-50 with the prompt encoder and decoder of `vit_b`."""
@@ -145,6 +149,21 @@ def generator_like(arguments: Mapping[str, Any]) -> Generator:
     """
     renamed = {"noise_carrier" if k == "noise_channels" else k: v for k, v in arguments.items()}
     return build_generator(**renamed)
+
+
+def outline_like(arguments: Mapping[str, Any]) -> Generator:
+    """The same generator on the meta device: names and shapes that take no memory.
+
+    With it a file is judged before the model it asks for is built.
+
+    Raises:
+        UserError, TypeError: as `generator_like`.
+    """
+    side = arguments.get("image_size")
+    if isinstance(side, int) and side > _MAX_SIDE:
+        raise UserError(f"image_size={side:.3g}: larger than any model's")
+    with torch.device("meta"):
+        return generator_like(arguments)
 
 
 def build_surrogate(size: str = "vit_b", image_size: int | None = None) -> Surrogate:

@@ -22,12 +22,12 @@ from unseg.io.tensors import (
     state_dict_of,
     tensors_of,
 )
-from unseg.models.build import generator_like
+from unseg.models.build import generator_like, outline_like
 from unseg.models.formats.mae import MAE_FORMAT, load_mae, read_mae, save_mae
 from unseg.models.formats.official import export_official, generator_from_official
 from unseg.models.formats.release import generator_from_release, save_release
 from unseg.models.formats.sam import load_sam, load_sam_parts
-from unseg.models.formats.transfer import LoadReport, transfer
+from unseg.models.formats.transfer import LoadReport, check_fit, transfer
 from unseg.models.generator import Generator
 from unseg.utils.errors import UserError
 
@@ -128,12 +128,15 @@ def _generator_from_checkpoint(file: WeightFile) -> Generator:
     arguments = models.get("generator") if isinstance(models, Mapping) else None
     if not isinstance(arguments, Mapping):
         raise UserError(f"{file.path}: checkpoint without models.generator; {DAMAGED}")
+    tensors = tensors_of(file.content.get("generator"), file.path)
     try:
-        generator = generator_like(arguments)
+        outline = outline_like(arguments)
     except (TypeError, UserError) as error:
         raise UserError(
             f"{file.path}: asks for a generator that cannot be built ({error}); install a newer "
             f"unseg, or {DAMAGED}"
         ) from None
-    transfer(generator, tensors_of(file.content.get("generator"), file.path), source=file.path)
+    check_fit(outline, tensors, file.path)
+    generator = generator_like(arguments)
+    transfer(generator, tensors, source=file.path)
     return generator

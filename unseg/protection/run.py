@@ -15,7 +15,7 @@ from typing import Any, TypeVar, cast
 from unseg.config.generate import GenerateConfig
 from unseg.config.load import to_yaml
 from unseg.data.annotations import AnnotationSource
-from unseg.io.files import atomic_write_bytes, check_writable
+from unseg.io.files import atomic_write_bytes, check_writable, remove_temporary
 from unseg.protection.plan import Plan, notes_on, prepare
 from unseg.protection.settings import environment_of
 from unseg.protection.stream import KEPT, protect_items, record_to
@@ -28,7 +28,6 @@ from unseg.protection.writing.manifest import (
     forget,
     join_parts,
     read_manifest,
-    remove_temporary,
     reserved,
 )
 from unseg.protection.writing.mirror import mirror

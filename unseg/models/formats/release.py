@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -25,7 +26,7 @@ from torch import Tensor
 
 from unseg.io.files import atomic_write_bytes, sha256_file
 from unseg.io.tensors import DAMAGED, WeightFile, tensors_of
-from unseg.models.build import generator_like
+from unseg.models.build import generator_like, outline_like
 from unseg.models.formats.sam import load_sam
 from unseg.models.formats.transfer import check_size, check_tensors
 from unseg.models.generator import Generator
@@ -36,6 +37,7 @@ VERSION = 1
 PARENT_DIR = Path("pretrained_checkpoint")
 
 _HEADER_KEY = "unseg"
+_MAX_GROWTH = 4
 
 Storage = Literal["float32", "float16"]
 
@@ -115,14 +117,21 @@ def generator_from_release(file: WeightFile, *, parent: str | Path | None = None
     tensors = tensors_of(file.content, file.path)
     if tensors_sha256(tensors) != header["sha256"]:
         raise UserError(f"{file.path}: tensors do not match their checksum; {DAMAGED}")
-    generator = _build(header, file.path)
-    check_size(generator, tensors, file.path)
-    wanted = {name: tuple(value.shape) for name, value in generator.state_dict().items()}
+    outline = _outline(header, file.path)
+    check_size(outline, tensors, file.path)
+    shapes = {name: tuple(value.shape) for name, value in outline.state_dict().items()}
+    parent_path = None
     if header["parent"] is not None:
-        load_sam(generator, find_parent(file.path, header["parent"], parent))
-        trainable = generator.trainable_parameters()
-        wanted = {k: v for k, v in wanted.items() if k in trainable or k in tensors}
-    check_tensors(tensors, wanted, file.path)
+        parent_path = find_parent(file.path, header["parent"], parent)
+        trainable = outline.trainable_parameters()
+        wanted = {k: v for k, v in shapes.items() if k in trainable or k in tensors}
+        check_tensors(tensors, wanted, file.path)
+        _check_growth(shapes, tensors, header["parent"]["size"], file.path)
+    else:
+        check_tensors(tensors, shapes, file.path)
+    generator = generator_like(header["build_arguments"])
+    if parent_path is not None:
+        load_sam(generator, parent_path)
     generator.load_state_dict(tensors, strict=False)
     return generator
 
@@ -137,7 +146,7 @@ def release_header(file: WeightFile) -> dict[str, Any]:
         header = json.loads(file.header[_HEADER_KEY])
         known = header["format"] == RELEASE_FORMAT and int(header["version"]) >= 1
         version = int(header["version"])
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError):
         known, version, header = False, 0, {}
     if not known:
         raise UserError(
@@ -206,14 +215,34 @@ def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _build(header: Mapping[str, Any], path: Path) -> Generator:
+def _outline(header: Mapping[str, Any], path: Path) -> Generator:
+    """The generator that a header asks for, on the meta device."""
     try:
-        return generator_like(header["build_arguments"])
+        return outline_like(header["build_arguments"])
     except (TypeError, UserError) as error:
         raise UserError(
             f"{path}: its header asks for a generator that cannot be built ({error}); install a "
             f"newer unseg, or {DAMAGED}"
         ) from None
+
+
+def _check_growth(
+    shapes: Mapping[str, tuple[int, ...]],
+    tensors: Mapping[str, Tensor],
+    parent_size: int,
+    path: Path,
+) -> None:
+    """Refuse a frozen part far larger than the parent it is resampled from.
+
+    Resampled positions grow with the image; twice the side adds less than a fifth to `vit_b`.
+    """
+    found = sum(value.numel() for value in tensors.values()) + parent_size // 4
+    asked = sum(math.prod(shape) for shape in shapes.values())
+    if asked > _MAX_GROWTH * found:
+        raise UserError(
+            f"{path}: its header asks for a generator of {asked:,} numbers, and it and its parent "
+            f"hold {found:,}; {DAMAGED}"
+        )
 
 
 def _state_with_parent(generator: Generator, parent_path: Path) -> dict[str, Tensor]:

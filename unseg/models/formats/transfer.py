@@ -149,6 +149,22 @@ def check_tensors(
         )
 
 
+def check_fit(outline: nn.Module, found: Mapping[str, Tensor], source: str | Path) -> None:
+    """Refuse tensors that are not exactly those of a model, which need not be built for it.
+
+    Args:
+        outline: the model, which may lie on the meta device.
+        found: tensors by name.
+        source: the file, for the message.
+
+    Raises:
+        UserError: of another size, or with a tensor missing, unexpected or of another shape.
+    """
+    check_size(outline, found, source)
+    shapes = {name: tuple(value.shape) for name, value in outline.state_dict().items()}
+    check_tensors(found, shapes, source)
+
+
 class EncoderShape(NamedTuple):
     """What the shapes of an encoder's tensors tell of the model."""
 

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from unseg.io.files import TEMPORARY, atomic_write, atomic_write_bytes
+from unseg.io.files import atomic_write, atomic_write_bytes
 from unseg.io.locks import locked
 from unseg.utils.errors import UserError
 
@@ -151,17 +150,6 @@ def forget(folder: Path, keys: Iterable[str]) -> None:
         for _, entry in _numbered(path):
             if entry["key"] not in wanted:
                 file.write((json.dumps(entry, ensure_ascii=False) + "\n").encode())
-
-
-def remove_temporary(folder: Path) -> int:
-    """Remove what killed runs left unfinished below the folder; returns how many files."""
-    count = 0
-    for place, _, names in os.walk(folder):
-        for name in names:
-            if TEMPORARY.fullmatch(name):
-                (Path(place) / name).unlink(missing_ok=True)
-                count += 1
-    return count
 
 
 @contextlib.contextmanager

@@ -25,6 +25,7 @@ from unseg.config.evaluate import (
 )
 from unseg.data.annotations import build_source
 from unseg.io.files import atomic_write, atomic_write_bytes
+from unseg.io.tensors import read_weight_file
 from unseg.utils.seed import derive_seed
 from unseg.victims.data.defences import picture_defence
 from unseg.victims.data.load import load_tensors, num_classes, object_ranks
@@ -200,7 +201,7 @@ def run_cell(
         seed=cell.seed,
         epoch_size=data.epoch_size,
         defence=cell.defence,
-        state=saver.load(device),
+        state=saver.load(),
         on_epoch=saver,
     )
     result = {
@@ -268,11 +269,15 @@ class StateSaver:
         atomic_write_bytes(self.path, buffer.getvalue())
         self._last = time.monotonic()
 
-    def load(self, device: torch.device) -> FitState | None:
-        """The last state, or None."""
+    def load(self) -> FitState | None:
+        """The last state on the CPU, or None.
+
+        Raises:
+            UserError: the file is damaged.
+        """
         if not self.path.is_file():
             return None
-        values = torch.load(self.path, map_location=device, weights_only=True)
+        values = read_weight_file(self.path, remedy="delete it and the cell begins again").content
         _log.info("%s: goes on after epoch %d", self.path.parent.name, values["epoch"])
         return FitState(**values)
 

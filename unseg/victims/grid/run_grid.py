@@ -16,7 +16,7 @@ import torch
 
 from unseg.config.evaluate import CLEAN, FOLDER, EvaluateConfig
 from unseg.config.load import to_yaml
-from unseg.io.files import atomic_write_bytes
+from unseg.io.files import atomic_write_bytes, remove_temporary
 from unseg.io.locks import locked
 from unseg.utils.distributed import pick_device
 from unseg.victims.data.splits import make_pictures
@@ -90,6 +90,7 @@ class _Runner:
             # Another process may have finished it between the look and the lock.
             if self._is_done(folder) or self._failed_elsewhere(cell, folder):
                 return True
+            remove_temporary(folder)
             self._run(cell, folder)
         return True
 
