@@ -14,6 +14,7 @@ import pytest
 from generate_cases import base_overrides, entries_of, make_image, make_mask, make_set
 from PIL import Image
 
+from unseg.commands.check import main as check
 from unseg.commands.generate import main
 
 pytestmark = pytest.mark.e2e
@@ -46,6 +47,15 @@ def bomb(root):
     pixels = zlib.compress(bytes(100_000))
     data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels)
     (root / "images/002.png").write_bytes(data + chunk(b"IEND", b""))
+
+
+def pipe(root):
+    (root / "images/002.png").unlink()
+    os.mkfifo(root / "images/002.png")
+
+
+def sparse(root):
+    os.truncate(root / "images/002.png", 6 << 30)
 
 
 def list_line(root, line):
@@ -107,6 +117,8 @@ BAD_IMAGES = {
     "zero bytes": (lambda r: image_bytes(r, lambda b: b""), [], "002.png", r"empty file"),
     "text": (lambda r: image_bytes(r, lambda b: b"hello\n"), [], "002.png", r"not a picture"),
     "bomb": (bomb, [], "002.png", r"pixels.*smaller"),
+    "sparse file of 6 GB": (sparse, [], "002.png", r"002\.png: has 6,442,450,944 bytes, more than"),
+    "pipe": (pipe, LISTED, "002.png", r"002\.png: is a pipe, .*not a regular file"),
     "too large for max_pixels": (
         lambda r: Image.fromarray(make_image(0, 60, 60)).save(r / "images/002.png"),
         ["data.max_pixels=900"], "002.png", r"more than 900",
@@ -126,7 +138,8 @@ BAD_IMAGES = {
     ),
     "link out of the root": (link_out, LISTED, "002", r"symbolic link"),
     "mask of another size": (
-        mask_of_another_size, [], "002.png", r"9 x 9 but the image 26 x 22",
+        mask_of_another_size, [], "002.png",
+        r"masks/002\.png: label is 9 x 9 but the image 26 x 22",
     ),
     "text as a mask": (
         lambda r: (r / "masks/002.png").write_text("x"), [], "002.png", r"masks/002\.png.*picture",
@@ -185,6 +198,11 @@ def unwritable(root, out):
     return []
 
 
+def nested_json(root, out):
+    (root / "boxes.json").write_text("[" * 100_000)
+    return ["data.format=folder", "data.labels=null", "data.annotations=boxes.json"]
+
+
 BAD_CALLS = {
     "duplicate stem": (duplicate_stem, r"000\.bmp and 000\.png would both be written to 000\.png"),
     "unwritable output": (unwritable, r"out: cannot be made: .*choose another output\.dir"),
@@ -195,6 +213,21 @@ BAD_CALLS = {
                    r"names no image"),
     "unknown key": (lambda r, o: ["noise.epsilno=1"], r"noise\.epsilno.*did you mean 'epsilon'"),
     "outer budget above inner": (lambda r, o: ["noise.epsilon=1"], r"noise\.epsilon_bg"),
+    "seed of thousands of digits": (
+        lambda r, o: ["run.seed=" + "9" * 5001], r"override run\.seed=9+\.\.\.: .*4300 digits",
+    ),
+    "seed of thousands of hexadecimal digits": (
+        lambda r, o: ["run.seed=0x" + "f" * 5000], r"override run\.seed=\.\.\.: must be a whole",
+    ),
+    "NUL in a path": (
+        lambda r, o: ['data.labels="a\\0b"'], r"data\.labels=a\\0b: must not hold a NUL character",
+    ),
+    "nested value": (
+        lambda r, o: ["run.seed=" + "[" * 5000], r"override run\.seed=\[+\.\.\.: ",
+    ),
+    "nested JSON": (
+        nested_json, r"boxes\.json: not readable: .*recursion",
+    ),
     "no such generator": (
         lambda r, o: ["method=unseg", "generator.path=no.pth"],
         r"generator\.path: no\.pth: no such weight file",
@@ -211,6 +244,68 @@ def test_a_bad_call_is_one_line_and_exit_code_2_before_anything_is_written(tmp_p
     assert re.search(message, shown), shown
     assert len([line for line in shown.splitlines() if line.strip()]) == 1, shown
     assert not out.is_dir()
+
+
+RECORDS = {
+    "nested settings": ("run.json", '{"settings": ' + "[" * 100_000, "damaged"),
+    "settings that are a number": ("run.json", '{"settings": 3}', "damaged"),
+    "no settings": ("run.json", "{}", "damaged"),
+    "an entry with nothing": (
+        "manifest.jsonl", '{"key": "000.png", "status": "protected"}', "'000.png' has no 'output'",
+    ),
+    "an entry without its checksum": (
+        "manifest.jsonl", '{"key": "x.png", "status": "unprotected", "output": "x.png"}',
+        "'x.png' has no 'input_sha256'",
+    ),
+    "an entry of another kind": (
+        "manifest.jsonl", '{"key": "000.png", "status": "protected", "output": 3}',
+        "'000.png' says output=3",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_damaged_records_of_an_earlier_run_are_one_line_and_exit_code_2(tmp_path, name, capsys):
+    file, text, message = RECORDS[name]
+    root, out = make_set(tmp_path / "in", 2), tmp_path / "out"
+    assert run(root, out) == 0
+    (out / file).write_text(text + "\n")
+    capsys.readouterr()
+    assert run(root, out) == 2
+    (line,) = [t for t in capsys.readouterr().err.splitlines() if " I unseg." not in t]
+    assert line.startswith(f"{out / file}: ")
+    assert message in line
+
+
+def test_a_manifest_line_that_lacks_a_field_is_named_by_the_check(tmp_path, capsys):
+    root, out = make_set(tmp_path / "in", 2), tmp_path / "out"
+    assert run(root, out) == 0
+    lines = [json.loads(line) for line in (out / "manifest.jsonl").read_text().splitlines()]
+    del lines[1]["linf_inside"]
+    (out / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    capsys.readouterr()
+    assert check([str(out), "--against", str(root / "images")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "manifest.jsonl: the entry of '001.png' has no 'linf_inside'; delete its line" in line
+
+
+def test_a_mirror_on_a_full_disk_is_one_line_and_leaves_no_part(tmp_path, capsys):
+    """The limit on file sizes stands in for a full disk, for a copied file above it."""
+    root, out = make_set(tmp_path / "in", 2), tmp_path / "out"
+    (root / "notes.bin").write_bytes(bytes(100_000))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, hard))
+    try:
+        code = run(root, out, "output.layout=mirror", "output.annotations=copy")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert code == 2
+    (line,) = [t for t in capsys.readouterr().err.splitlines() if " I unseg." not in t]
+    assert line.startswith(f"{out / 'notes.bin'}: cannot be written: ")
+    assert "free some space" in line
+    assert not list(out.rglob("*.tmp"))
+    assert run(root, out, "output.layout=mirror", "output.annotations=copy") == 0
+    assert (out / "notes.bin").read_bytes() == bytes(100_000)
 
 
 def test_a_file_that_does_not_fit_on_the_disk_fails_alone(tmp_path):

@@ -173,8 +173,8 @@ CASES: dict[Callable[[Path], None], str] = {
     overlapping: f"{LESS}.*records promise 41,943",
     two_of_a_name: f"{LESS}.*several records of one name",
     long_header: LESS,
-    pipe: "is no regular file",
-    endless: "is no regular file",
+    pipe: "not a regular file",
+    endless: "not a regular file",
 }
 
 

@@ -18,7 +18,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from unseg.config.typed import MISSING, Reader, dotted_keys
+from unseg.config.typed import MISSING, Reader, dotted_keys, short_text
 from unseg.config.yaml_file import YamlFile
 from unseg.utils.errors import ConfigError
 
@@ -116,8 +116,10 @@ def _apply(
             value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))
             new = typing.cast(dict[str, Any], value)["value"]
             OmegaConf.update(merged, key, new, merge=True, force_add=True)
-        except (yaml.YAMLError, OmegaConfBaseException, ValueError, TypeError) as error:
-            problems.append(f"override {override}: {_one_line(error)}")
+        except (
+            yaml.YAMLError, OmegaConfBaseException, ValueError, TypeError, RecursionError
+        ) as error:  # fmt: skip
+            problems.append(f"override {short_text(override)}: {_one_line(error)}")
         keys.append(key)
     if problems:
         raise ConfigError(problems)

@@ -48,7 +48,7 @@ class Reader:
         is_override = any(key == k or key.startswith(k + ".") for k in self._overridden)
         source = self._source if isinstance(self._source, str) else self._source(key)
         place = "override" if is_override else f"{source}:"
-        shown = key if value is MISSING else f"{key}={_short(value)}"
+        shown = key if value is MISSING else f"{key}={short_text(value)}"
         self.problems.append(f"{place} {shown}: {message}" if shown else f"{place} {message}")
 
     def _section(self, schema: Any, values: Any, prefix: str) -> Any:
@@ -172,6 +172,9 @@ class Reader:
         if isinstance(value, str) and "${" in value:
             self._report(key, "interpolation is not supported; write the value", value)
             return None
+        if isinstance(value, str) and "\0" in value:
+            self._report(key, "must not hold a NUL character", value.replace("\0", "\\0"))
+            return None
         if hint is Any:
             return value
         if isinstance(value, bool) == (hint is bool):
@@ -275,6 +278,10 @@ def _lookup(values: Any, key: str) -> Any:
     return values
 
 
-def _short(value: Any) -> str:
-    text = " ".join(str(value).split())
+def short_text(value: Any) -> str:
+    """A value in one line of at most 80 characters."""
+    try:
+        text = " ".join(str(value).split())
+    except (ValueError, RecursionError):  # thousands of digits, or of levels
+        return "..."
     return text if len(text) <= 80 else text[:77] + "..."

@@ -67,7 +67,10 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError([f"{path}: no such configuration file"])
     try:
         values = OmegaConf.to_container(OmegaConf.load(path))
-    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
+    except RecursionError:
+        raise ConfigError([f"{path}: nested too deeply for a configuration"]) from None
+    # ValueError: not UTF-8, or a number of thousands of digits.
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError, OSError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError([f"{path}: not readable as YAML: {reason}"]) from None
     if not isinstance(values, dict):

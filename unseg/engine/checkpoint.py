@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from unseg.io.files import atomic_write, remove_temporary, temporary_beside
+from unseg.io.files import atomic_copy, atomic_write, remove_temporary, temporary_beside
 from unseg.io.tensors import read_weight_file
 from unseg.models.weights import CHECKPOINT_FORMAT
 from unseg.utils.errors import UserError
@@ -81,8 +81,9 @@ class CheckpointFolder:
         try:
             os.link(path, temporary)
         except OSError:
-            shutil.copyfile(path, temporary)
-        temporary.replace(best)
+            atomic_copy(path, best)
+        else:
+            temporary.replace(best)
 
     def _fault(self, path: Path, error: Exception) -> str:
         free = shutil.disk_usage(self.folder).free / 2**20

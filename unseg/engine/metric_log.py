@@ -86,9 +86,10 @@ def _drop_later(path: Path, last_step: int) -> None:
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
             record = json.loads(line)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             continue
-        if record.get("step", 0) <= last_step:
+        step = record.get("step", 0) if isinstance(record, dict) else None
+        if isinstance(step, int) and step <= last_step:
             kept.append(line + "\n")
     with atomic_write(path, "w") as file:
         file.writelines(kept)

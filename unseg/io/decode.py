@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from unseg.io.files import FileContent, read_error, read_file
+from unseg.io.files import MAX_BYTES, FileContent, check_regular, read_error, read_file
 from unseg.utils.errors import UserError
 
 MAX_PIXELS = 178_956_970
@@ -89,6 +89,8 @@ def opened(source: Path | FileContent, max_pixels: int) -> Iterator[Image.Image]
     """
     path = source.path if isinstance(source, FileContent) else source
     try:
+        if not isinstance(source, FileContent):
+            check_regular(path, max_bytes=MAX_BYTES)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             file = io.BytesIO(source.data) if isinstance(source, FileContent) else source
@@ -103,6 +105,8 @@ def opened(source: Path | FileContent, max_pixels: int) -> Iterator[Image.Image]
         raise UserError(f"{path}: {fault}; convert it to PNG or leave it out") from None
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
         raise read_error(path, error) from None
+    except UserError:
+        raise
     except REFUSED as error:
         raise _damaged(path, error) from None
     with image:

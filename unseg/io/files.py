@@ -9,6 +9,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +20,9 @@ from unseg.utils.errors import UserError
 
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.tmp")
 """Names of files that are not complete (see `temporary_beside`)."""
+
+MAX_BYTES = 1_500_000_000
+"""Largest picture file read: more than the largest picture takes with four channels of 16 bits."""
 
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -98,28 +102,75 @@ def atomic_write_bytes(path: str | Path, data: bytes) -> None:
         file.write(data)
 
 
-def read_file(path: str | Path | FileContent) -> FileContent:
-    """The whole of a file; what was read already is given back as it is.
+def atomic_copy(source: Path, target: Path) -> None:
+    """Copy a file so that a reader of the target sees the old content or the new, never a part.
 
     Raises:
-        UserError: it is missing, a folder, or unreadable.
+        UserError: the source cannot be read, or the target not written (a full disk).
+    """
+    temporary = temporary_beside(target)
+    try:
+        shutil.copyfile(source, temporary)
+        temporary.replace(target)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        # A full disk, too, is reported with the name of the source first.
+        is_source = error.filename == str(source) and error.filename2 is None
+        if is_source and error.errno not in _FULL_DISK:
+            raise read_error(source, error) from None
+        raise _write_error(target, error) from None
+
+
+def read_file(path: str | Path | FileContent) -> FileContent:
+    """The whole of a picture file; what was read already is given back as it is.
+
+    Raises:
+        UserError: it is missing, no regular file, larger than `MAX_BYTES`, or unreadable.
     """
     if isinstance(path, FileContent):
         return path
     path = Path(path)
     try:
+        check_regular(path, max_bytes=MAX_BYTES)
         return FileContent(path, path.read_bytes())
     except OSError as error:
         raise read_error(path, error) from None
 
 
 def sha256_file(path: str | Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
+    """SHA-256 of a file, in hexadecimal.
+
+    Raises:
+        UserError: it is missing, no regular file, or unreadable.
+    """
     try:
+        check_regular(Path(path))
         with Path(path).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise read_error(Path(path), error) from None
+
+
+def check_regular(path: Path, *, max_bytes: int | None = None) -> None:
+    """Refuse what reading would wait for, or never end to read, before it is opened.
+
+    Links are followed: what counts is what a reader would get. A folder passes; opening it says so.
+
+    Raises:
+        UserError: a pipe, socket or device, or a file of more than `max_bytes`.
+        OSError: it is missing or cannot be looked at.
+    """
+    try:
+        found = path.stat()
+    except ValueError:  # a NUL character
+        raise UserError(f"{str(path)!r}: no file can have such a name") from None
+    if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
+        raise UserError(f"{path}: is a pipe, socket or device, not a regular file; leave it out")
+    if max_bytes is not None and found.st_size > max_bytes:
+        raise UserError(
+            f"{path}: has {found.st_size:,} bytes, more than {max_bytes:,}; make it smaller or "
+            "leave it out"
+        )
 
 
 def resolve_inside(root: str | Path, relative: str | Path) -> Path:

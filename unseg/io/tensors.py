@@ -12,7 +12,6 @@ compared with its size before anything is built (`archive`, `unpickling`).
 from __future__ import annotations
 
 import pickle
-import stat
 import struct
 import zipfile
 from collections.abc import Mapping
@@ -25,6 +24,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from unseg.io.archive import ProgramError, check_archive
+from unseg.io.files import check_regular
 from unseg.io.unpickling import DamagedError, ForbiddenError
 from unseg.utils.errors import UserError
 
@@ -135,8 +135,7 @@ def tensors_of(content: Any, path: Path) -> dict[str, Tensor]:
 
 def _first_bytes(path: Path) -> bytes:
     try:
-        if not stat.S_ISREG(mode := path.stat().st_mode) and not stat.S_ISDIR(mode):
-            raise UserError(f"{path}: is no regular file; name a weight file")
+        check_regular(path)
         with path.open("rb") as file:
             return file.read(16)
     except FileNotFoundError:

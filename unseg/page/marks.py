@@ -117,7 +117,7 @@ def parse_message(text: str | None) -> dict[str, Any]:
     """A browser's JSON object with "marks" in it; raises UserError for anything else."""
     try:
         message = json.loads(text or "{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         message = None
     if not isinstance(message, dict) or not isinstance(message.get("marks"), dict):
         raise UserError("marks cannot be read; clear them and draw again")

@@ -149,5 +149,5 @@ def _parsed(path: Path, parse: Any) -> Any:
         return parse(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (OSError, ValueError, csv.Error) as error:
+    except (OSError, ValueError, csv.Error, RecursionError) as error:
         raise UserError(f"{path}: not readable: {error}") from None

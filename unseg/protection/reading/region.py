@@ -58,8 +58,11 @@ def fit_annotation(annotation: Annotation, picture: Picture) -> tuple[Annotation
     if annotation.size == picture.stored_size:
         turn = partial(turn_upright, orientation=picture.orientation)
         return annotation.turned(turn), "label fitted the stored size only: turned with the image"
+    file = annotation.label_file
+    name = f"{file.path}: " if file is not None else ""
+    found, wanted = shown_size(annotation.size), shown_size(picture.size)
     raise UserError(
-        f"label is {shown_size(annotation.size)} but the image {shown_size(picture.size)} (H x W); "
+        f"{name}label is {found} but the image {wanted} (H x W); "
         "resize one of them or leave the image out"
     )
 

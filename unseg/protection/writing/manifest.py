@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 from unseg.io.files import atomic_write, atomic_write_bytes
 from unseg.io.locks import locked
@@ -25,6 +25,16 @@ LOCK = ".unseg.lock"
 PROTECTED, UNPROTECTED, FAILED = "protected", "unprotected", "failed"
 _DONE = (PROTECTED, UNPROTECTED)
 
+_NUMBERS = ("linf_inside", "linf_outside", "rms", "l2", "region_share", "width", "height")
+_TEXTS = ("status", "output", "reason", "input_sha256", "output_sha256")
+_KINDS: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(_TEXTS, (str,)),
+    **dict.fromkeys(_NUMBERS, (int, float)),
+    "psnr": (int, float, type(None)),
+    "budget": (list, type(None)),
+}
+"""What fields of an entry must be where they are there."""
+
 
 @dataclass(frozen=True)
 class Earlier:
@@ -34,6 +44,34 @@ class Earlier:
     input_sha256: str
     label_sha256: str | None
     output_sha256: str
+
+
+class Entry(dict[str, Any]):
+    """A line of a manifest, which anyone may have edited.
+
+    Args:
+        values: the line.
+        path: its file, for messages.
+
+    Raises:
+        UserError: a known field is of another kind; when it is asked for, that it is missing.
+    """
+
+    def __init__(self, values: Mapping[str, Any], path: Path) -> None:
+        super().__init__(values)
+        self._path = path
+        for name, kinds in _KINDS.items():
+            if name in self and not isinstance(self[name], kinds):
+                raise self._fault(f"says {name}={_shown(self[name])}")
+
+    def __missing__(self, name: str) -> NoReturn:
+        raise self._fault(f"has no {name!r}")
+
+    def _fault(self, what: str) -> UserError:
+        return UserError(
+            f"{self._path}: the entry of {self['key']!r} {what}; delete its line, and the picture "
+            "is made again"
+        )
 
 
 def part_name(rank: int) -> str:
@@ -68,7 +106,7 @@ def read_manifest(folder: str | Path) -> Iterator[dict[str, Any]]:
         opened = [stack.enter_context(path.open("rb")) for path in files]
         for number, offset in latest.values():
             opened[number].seek(offset)
-            yield json.loads(opened[number].readline())
+            yield Entry(json.loads(opened[number].readline()), files[number])
 
 
 def finished(folder: Path) -> dict[str, Earlier]:
@@ -182,7 +220,9 @@ def check_settings(folder: Path, settings: Mapping[str, Any], *, replace: bool) 
     if path.is_file() and not replace:
         try:
             before = json.loads(path.read_text(encoding="utf-8"))["settings"]
-        except (OSError, ValueError, KeyError, TypeError):
+            if not isinstance(before, dict):
+                raise TypeError
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             raise UserError(
                 f"{path}: damaged; set run.restart=true to make the set again, or choose another "
                 "output.dir"
@@ -217,10 +257,12 @@ def _numbered(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 return
             if not line.endswith(b"\n"):
                 return
-            with contextlib.suppress(ValueError):
+            try:
                 entry = json.loads(line)
-                if isinstance(entry, dict) and isinstance(entry.get("key"), str):
-                    yield offset, entry
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(entry, dict) and isinstance(entry.get("key"), str):
+                yield offset, Entry(entry, path)
 
 
 def _latest(files: list[Path]) -> dict[str, tuple[int, int]]:

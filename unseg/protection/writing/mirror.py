@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from unseg.config.dataset import DatasetConfig
 from unseg.data.annotations.base import Item
-from unseg.io.files import atomic_write_bytes, resolve_inside, temporary_beside
+from unseg.io.files import atomic_copy, atomic_write_bytes, make_folder, resolve_inside
 from unseg.io.suffixes import PICTURE_SUFFIXES
 from unseg.protection.writing.output_paths import NOISE_FOLDER, RECORDS, OutputPaths
 from unseg.utils.errors import UserError
@@ -54,7 +53,7 @@ def mirror(layout: OutputPaths, data: DatasetConfig, items: Sequence[Item]) -> i
         if is_image or name in images:
             continue
         target = resolve_inside(layout.folder, name)
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(target.parent)
         if renamed and name in rewritten:
             atomic_write_bytes(target, _rewritten(root / name, renamed))
         else:
@@ -121,7 +120,10 @@ def _rewritten(path: Path, renamed: Mapping[str, str]) -> bytes:
     text = path.read_text(encoding="utf-8-sig")
     if path.suffix.lower() != ".json":
         return "".join(_line(line, renamed) for line in text.splitlines(keepends=True)).encode()
-    content: Any = json.loads(text)
+    try:
+        content: Any = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not readable as JSON: {error}") from None
     images = content.get("images") if isinstance(content, dict) else None
     if isinstance(images, list):
         for image in images:
@@ -156,6 +158,4 @@ def _place(source: Path, target: Path, how: str) -> None:
             return
         except OSError:
             pass  # another disk
-    temporary = temporary_beside(target)
-    shutil.copyfile(source, temporary)
-    temporary.replace(target)
+    atomic_copy(source, target)

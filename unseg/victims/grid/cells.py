@@ -13,6 +13,7 @@ from unseg.config.evaluate import CLEAN, DENSE_TASKS, EvaluateConfig, MethodConf
 from unseg.config.load import to_dict
 from unseg.io.files import atomic_write, sha256_file
 from unseg.protection.methods import METHODS
+from unseg.utils.errors import UserError
 from unseg.victims.networks.weights import MODEL_FILES
 
 INDEX = "index.json"
@@ -202,8 +203,16 @@ class GridFolders:
 
 
 def read_json(path: Path) -> Any:
-    """Content of a JSON file, or None where there is none."""
+    """Content of a JSON file, or None where there is none.
+
+    Raises:
+        UserError: it is no JSON.
+    """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
+    except (ValueError, RecursionError) as error:
+        raise UserError(
+            f"{path}: not readable as JSON ({error}); delete it and it is made again"
+        ) from None
