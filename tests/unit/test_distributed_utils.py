@@ -58,8 +58,9 @@ def test_two_ranks_sum_gradients_and_count_missing_ones_as_zero():
         process.start()
     try:
         # No limit but the one of all tests; a rank whose partner has failed would wait for ever.
-        while not any(process.exitcode for process in ranks) and any(p.is_alive() for p in ranks):
-            wait([process.sentinel for process in ranks if process.is_alive()])
+        # `alive` is asked for once: waiting for nobody would never end.
+        while (alive := [p for p in ranks if p.is_alive()]) and not any(p.exitcode for p in ranks):
+            wait([process.sentinel for process in alive])
     finally:
         for process in ranks:
             process.kill()
