@@ -3,6 +3,7 @@
 import io
 import struct
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -260,3 +261,23 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path):
     with pytest.raises(UserError):
         atomic_write_bytes(tmp_path / "no/folder/a.png", b"")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("form", LOSSLESS)
+def test_of_the_metadata_only_the_colour_profile_is_carried(form):
+    exif = Image.Exif()
+    exif[0x010E] = "a secret description"
+    exif.get_ifd(0x8825)[1] = "N"
+    source = io.BytesIO()
+    Image.new("RGB", (9, 7), (90, 120, 30)).save(
+        source, "JPEG", exif=exif, comment=b"a secret comment", xmp=b"<secret/>", icc_profile=ICC
+    )
+    assert source.getvalue().count(b"secret") == 3
+    picture = decoded(source.getvalue())
+    if form == "BMP":  # which holds no profile
+        picture = replace(picture, icc=None)
+    data = encode_picture(picture, form)
+    assert b"secret" not in data
+    with Image.open(io.BytesIO(data)) as image:
+        assert not {1, 0x010E, 0x8825} & set(image.getexif())
+        assert form == "BMP" or image.info["icc_profile"] == ICC
