@@ -11,9 +11,9 @@ from safetensors.torch import save_file
 
 from unseg.data.synthetic import Synthetic
 from unseg.metrics import ConfusionMatrix
+from unseg.models.formats.imagenet import load_efficientnet_lite0
 from unseg.utils.errors import UserError
 from unseg.victims.data.tensor_set import as_input, fit_frame
-from unseg.victims.networks.imagenet import load_efficientnet_lite0
 from unseg.victims.networks.registry import ARCHITECTURES, build_victim
 from unseg.victims.networks.victim import Victim
 from unseg.victims.training.class_map_task import segmentation_loss

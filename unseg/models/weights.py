@@ -1,9 +1,9 @@
 """Generators from files: which kind a file is, and where named weights lie.
 
 This is the module to import; the layouts live beside it: `sam` (Segment Anything), `mae`
-(pre-training of the surrogate's encoder), `official` (the released generator) and `release` (our
-safetensors file). Models are built first and filled here; building reads no file, and reading runs
-no code.
+(pre-training of the surrogate's encoder), `imagenet` (an installed package), `official` (the
+released generator) and `release` (our safetensors file). Models are built first and filled here;
+building reads no file, and reading runs no code.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from unseg.io.tensors import (
     tensors_of,
 )
 from unseg.models.build import generator_like, outline_like
+from unseg.models.formats.imagenet import efficientnet_lite0_path, load_efficientnet_lite0
 from unseg.models.formats.mae import MAE_FORMAT, load_mae, read_mae, save_mae
 from unseg.models.formats.official import export_official, generator_from_official
 from unseg.models.formats.release import generator_from_release, save_release
@@ -36,8 +37,10 @@ __all__ = [
     "EMBEDDED",
     "MAE_FORMAT",
     "LoadReport",
+    "efficientnet_lite0_path",
     "embedded_path",
     "export_official",
+    "load_efficientnet_lite0",
     "load_generator",
     "load_mae",
     "load_sam",

@@ -15,11 +15,11 @@ from typing import Any
 from torch import nn
 
 from unseg.config.evaluate import DENSE_TASKS
+from unseg.models.formats.imagenet import load_efficientnet_lite0
 from unseg.types import IMAGENET_MEAN, IMAGENET_STD
 from unseg.utils.errors import UserError
 from unseg.victims.networks.deeplab_v1 import build_deeplab_v1
 from unseg.victims.networks.detr import Detr, build_deformable_detr, build_rtdetr
-from unseg.victims.networks.imagenet import load_efficientnet_lite0
 from unseg.victims.networks.mask2former import Mask2Former, build_mask2former
 from unseg.victims.networks.mask_rcnn import MaskRCNN, build_mask_rcnn
 from unseg.victims.networks.plain_unet import build_plain_unet
