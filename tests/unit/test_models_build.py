@@ -215,13 +215,18 @@ def test_padding_is_black_before_normalisation():
     assert torch.allclose(black, expected)
 
 
-def test_resnet50_surrogate_has_the_vit_s_interface_and_trains():
-    surrogate = build_surrogate("resnet50", image_size=80)
-    image = torch.rand(2, 3, 80, 80)
-    prompts = Prompts(boxes=torch.tensor([[1.0, 1, 30, 40], [5, 5, 60, 70]]))
+@pytest.mark.parametrize(
+    ("size", "side"),
+    [("resnet50", 80), *(("efficientnet_lite0", side) for side in (64, 80, 128, 256))],
+)
+def test_a_convolutional_surrogate_has_the_vit_s_interface_and_trains(size, side):
+    surrogate = build_surrogate(size, image_size=side)
+    image = torch.rand(2, 3, side, side)
+    prompts = Prompts(boxes=torch.tensor([[1.0, 1, 30, 40], [5, 5, 60, 63]]))
     logits = surrogate(image, prompts)
-    assert logits.shape == (2, 1, surrogate.logit_size, surrogate.logit_size) == (2, 1, 20, 20)
+    assert surrogate.logit_size == side // 4
+    assert logits.shape == (2, 1, side // 4, side // 4)
     logits.square().mean().backward()
     gradients = [p.grad for p in surrogate.image_encoder.parameters()]
     assert all(g is not None and g.isfinite().all() for g in gradients)
-    assert surrogate.build_arguments == {"size": "resnet50", "image_size": 80}
+    assert surrogate.build_arguments == {"size": size, "image_size": side}

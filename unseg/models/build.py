@@ -8,10 +8,10 @@ from typing import Any, get_args
 
 import torch
 
-from unseg.models.encoder import BatchPromptEncoder, ImageEncoder
+from unseg.models.encoder import BatchPromptEncoder, ImageEncoder, ImageNetNormalise
 from unseg.models.generator import Generator
 from unseg.models.noise_decoder import NoiseDecoder, NoiseReadout, SingleMaskDecoder
-from unseg.models.surrogate import ResNetEncoder, Surrogate
+from unseg.models.surrogate import ConvolutionalEncoder, Surrogate
 from unseg.noise import Carrier
 from unseg.utils.errors import UserError
 
@@ -79,8 +79,38 @@ NOISE_CENTRED = (0, 2, 4)
 
 _MAX_SIDE = 1 << 20
 
-RESNET50 = "resnet50"
-"""Surrogate of the paper's ablation: a ResNet-50 with the prompt encoder and decoder of `vit_b`."""
+
+@dataclass(frozen=True, kw_only=True)
+class ConvolutionalSpec:
+    """A surrogate with a convolutional encoder.
+
+    Attributes:
+        backbone: its encoder in timm.
+        like: the size whose prompt encoder and decoder it has.
+        statistics: (mean, std) of its pictures, the same for each colour; None is ImageNet's.
+    """
+
+    backbone: str
+    like: str
+    statistics: tuple[float, float] | None = None
+
+    def normalise(self) -> ImageNetNormalise:
+        """What its pictures go through first."""
+        if self.statistics is None:
+            return ImageNetNormalise()
+        mean, std = self.statistics
+        return ImageNetNormalise((mean, mean, mean), (std, std, std))
+
+
+CONVOLUTIONAL: dict[str, ConvolutionalSpec] = {
+    # The paper's ablation.
+    "resnet50": ConvolutionalSpec(backbone="resnet50", like="vit_b"),
+    # DEVIATION: not in the paper. A pre-trained surrogate that a CPU can train.
+    "efficientnet_lite0": ConvolutionalSpec(
+        backbone="tf_efficientnet_lite0", like="small", statistics=(0.5, 0.5)
+    ),
+}
+"""Surrogates without a ViT, by the name of their size."""
 
 
 def build_generator(
@@ -170,27 +200,28 @@ def build_surrogate(size: str = "vit_b", image_size: int | None = None) -> Surro
     """Randomly initialised surrogate, drawn from torch's global generator.
 
     Args:
-        size: a key of `SIZES`, or `resnet50`.
+        size: a key of `SIZES` or of `CONVOLUTIONAL`.
         image_size: side of the square input, a multiple of the patch; None is half of the
             generator's (512 for `vit_b`).
 
     Raises:
         UserError: there is no such size, or the image size does not suit the patch.
     """
-    spec = _spec(size, {**SIZES, RESNET50: SIZES["vit_b"]})
+    spec = _spec(size, {**SIZES, **{k: SIZES[v.like] for k, v in CONVOLUTIONAL.items()}})
     image_size = _checked_image_size(size, image_size, spec.image_size // 2, spec.patch_size)
-    is_resnet = size == RESNET50
+    convolutional = CONVOLUTIONAL.get(size)
     return Surrogate(
         image_encoder=(
-            ResNetEncoder(out_dim=spec.decoder_dim)
-            if is_resnet
-            else _image_encoder(spec, image_size)
+            _image_encoder(spec, image_size)
+            if convolutional is None
+            else ConvolutionalEncoder(convolutional.backbone, out_dim=spec.decoder_dim)
         ),
         prompt_encoder=_prompt_encoder(spec, image_size),
         mask_decoder=SingleMaskDecoder(
             dim=spec.decoder_dim, num_heads=spec.decoder_heads, mlp_dim=spec.decoder_mlp_dim
         ),
         size=size,
+        normalise=None if convolutional is None else convolutional.normalise(),
     )
 
 

@@ -29,18 +29,26 @@ from unseg.types import (
 
 
 class ImageNetNormalise(nn.Module):
-    """`(image - mean) / std` with ImageNet's statistics; holds no entry of a state dict.
+    """`(image - mean) / std`, by default of ImageNet; holds no entry of a state dict.
 
     The image arrives already padded, so its black border becomes -mean/std here.
+
+    Args:
+        mean: of each colour in [0, 1].
+        std: likewise; another pair where pre-trained weights were made with one.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        mean: tuple[float, float, float] = IMAGENET_MEAN,
+        std: tuple[float, float, float] = IMAGENET_STD,
+    ) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
         """Normalised copy of (B, 3, H, W) images in [0, 1]."""

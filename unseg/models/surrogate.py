@@ -11,23 +11,21 @@ import torch.nn.functional as F
 from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor, nn
 
-from unseg.models.encoder import BatchPromptEncoder, EncoderOutput, ImageEncoder
+from unseg.models.encoder import BatchPromptEncoder, EncoderOutput, ImageEncoder, ImageNetNormalise
 from unseg.models.generator import Player
 from unseg.models.noise_decoder import SingleMaskDecoder
 from unseg.types import Prompts
-
-RESNET50_STAGE_CHANNELS = (1024, 2048)
-"""Channels of the stages at strides 16 and 32."""
 
 
 class Surrogate(Player):
     """Segment Anything at half the generator's size, all of it trainable.
 
     Args:
-        image_encoder: a ViT, or the ResNet of the ablation.
+        image_encoder: a ViT, or a convolutional network.
         prompt_encoder: encoder of prompts in the frame of the images.
         mask_decoder: decoder of one mask.
         size: name of the model size, for `build_arguments`.
+        normalise: what images go through first; None is ImageNet's statistics.
 
     Attributes:
         image_size: side s of the input in pixels.
@@ -36,16 +34,17 @@ class Surrogate(Player):
         logit_size: side of the logits and of mask prompts, 4g.
     """
 
-    image_encoder: ImageEncoder | ResNetEncoder
+    image_encoder: ImageEncoder | ConvolutionalEncoder
     mask_decoder: SingleMaskDecoder
 
     def __init__(
         self,
         *,
-        image_encoder: ImageEncoder | ResNetEncoder,
+        image_encoder: ImageEncoder | ConvolutionalEncoder,
         prompt_encoder: BatchPromptEncoder,
         mask_decoder: SingleMaskDecoder,
         size: str,
+        normalise: ImageNetNormalise | None = None,
     ) -> None:
         super().__init__(
             image_encoder=image_encoder,
@@ -53,6 +52,8 @@ class Surrogate(Player):
             mask_decoder=mask_decoder,
             size=size,
         )
+        if normalise is not None:
+            self.normalise = normalise
         self.logit_size = 4 * self.grid
 
     @property
@@ -80,28 +81,29 @@ class Surrogate(Player):
         )
 
 
-class ResNetEncoder(nn.Module):
-    """ResNet-50 features brought to the shape of Segment Anything's embedding.
+class ConvolutionalEncoder(nn.Module):
+    """Features of a network of timm, brought to the shape of Segment Anything's embedding.
 
     The last two stages (strides 16 and 32) are projected, summed at stride 16 and normalised: the
     ViT's neck with one more lateral input. Batch normalisation keeps statistics in training mode,
     so an idle player must be in evaluation mode.
 
     Args:
+        backbone: name of the network in timm, one with five stages.
         out_dim: channels of the embedding.
     """
 
-    def __init__(self, *, out_dim: int) -> None:
+    def __init__(self, backbone: str, *, out_dim: int) -> None:
         super().__init__()
-        # timm takes seconds to import, and only this ablation builds one of its models.
+        # timm takes seconds to import, and only such surrogates build one of its models.
         import timm
 
         self.backbone = timm.create_model(
-            "resnet50", pretrained=False, features_only=True, out_indices=(3, 4)
+            backbone, pretrained=False, features_only=True, out_indices=(3, 4)
         )
         self.lateral = nn.ModuleList(
             nn.Conv2d(channels, out_dim, kernel_size=1, bias=False)
-            for channels in RESNET50_STAGE_CHANNELS
+            for channels in self.backbone.feature_info.channels()
         )
         self.neck = nn.Sequential(
             LayerNorm2d(out_dim),
