@@ -3,7 +3,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from engine_cases import batch, players
+from engine_cases import batch, players, trainer
+from torch.nn.utils import parameters_to_vector
 
 from unseg.degrade import gaussian_blur
 from unseg.engine.bilevel import (
@@ -33,6 +34,28 @@ def test_a_schedule_in_steps_ignores_epochs():
     schedule = BilevelSchedule(unit="steps", period=200, surrogate=50)
     phases = [schedule.phase(epoch=s % 7, step=s) for s in range(400)]
     assert phases == 2 * (50 * [Phase.SURROGATE] + 150 * [Phase.GENERATOR])
+
+
+def test_a_schedule_in_steps_can_give_the_surrogate_three_steps_for_each_of_the_generator(tmp_path):
+    run = trainer(tmp_path, steps=8, schedule=BilevelSchedule("steps", period=4, surrogate=3))
+    taken, step = [], run.train_step
+
+    def watched(phase, data):
+        before = {who: parameters_to_vector(p.parameters()) for who, p in run.players.items()}
+        result = step(phase, data)
+        moved = {
+            who
+            for who, p in run.players.items()
+            if not torch.equal(before[who], parameters_to_vector(p.parameters()))
+        }
+        assert moved == {phase}
+        taken.append(phase)
+        return result
+
+    run.train_step = watched
+    run.fit()
+    run.metrics.close()
+    assert taken == 2 * (3 * [Phase.SURROGATE] + [Phase.GENERATOR])
 
 
 def test_the_learning_rate_drops_at_epoch_20_for_both_players():

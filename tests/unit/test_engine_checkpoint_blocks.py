@@ -5,9 +5,10 @@ import torch
 from engine_cases import batch
 
 from unseg.config.load import load_config, to_dict
-from unseg.config.train import TrainConfig, method_differences
+from unseg.config.method import method_differences
+from unseg.config.train import TrainConfig
 from unseg.engine.bilevel import STEPS, Game
-from unseg.engine.run import build_players
+from unseg.engine.players import build_players
 from unseg.models.encoder import ImageEncoder
 from unseg.types import Phase
 from unseg.utils.errors import UserError

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from unseg.config.load import bounded
 
 Problem = tuple[str, str]
 Size = Literal["tiny", "small", "vit_b", "vit_l", "vit_h"]
-SurrogateSize = Literal["tiny", "small", "vit_b", "vit_l", "vit_h", "resnet50"]
+SurrogateSize = Literal[
+    "tiny", "small", "vit_b", "vit_l", "vit_h", "resnet50", "efficientnet_lite0"
+]
 Unit = Literal["epochs", "steps"]
+
+IMAGENET = "imagenet"
+"""Value of `surrogate.weights` that means an installed package instead of a file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,19 +77,23 @@ class SurrogateConfig:
     """The player that stands for everyone who trains on protected images."""
 
     size: SurrogateSize = "vit_b"
-    """Row of `unseg.models.SIZES`, or `resnet50` (ablation)."""
+    """Row of `unseg.models.SIZES`, or a convolutional encoder: `resnet50` (the paper's ablation),
+    `efficientnet_lite0` (ours; small enough for a CPU)."""
     image_size: int = bounded(512, low=16)
     """Side of the square input; the generator's is a whole multiple of it."""
     weights: str | None = None
-    """MAE weights for the encoder, or null for random ones."""
+    """MAE weights for the encoder, `imagenet` for those of an installed package (size:
+    efficientnet_lite0), or null for random ones."""
     checkpoint_blocks: bool = False
     """Gradient checkpointing of the encoder's blocks: a fraction of the memory for one more forward
     pass of time. Changes no gradient, so a run may be resumed with another value."""
 
     def problems(self) -> Iterator[Problem]:
         """What types and bounds cannot say."""
-        if self.checkpoint_blocks and self.size == "resnet50":
-            yield "checkpoint_blocks", "needs a ViT; size=resnet50 has no such blocks"
+        if self.checkpoint_blocks and self.size in ("resnet50", "efficientnet_lite0"):
+            yield "checkpoint_blocks", f"needs a ViT; size={self.size} has no such blocks"
+        if self.weights == IMAGENET and self.size != "efficientnet_lite0":
+            yield "weights", f"imagenet needs size=efficientnet_lite0, not {self.size}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,6 +215,10 @@ class RobustConfig:
     """Probability of a shift of each colour that is the same at every pixel."""
     tint_levels: float = bounded(32.0, low=0, high=255)
     """Largest shift in grey levels."""
+    sizes: tuple[float, float] = (1.0, 1.0)
+    """Smallest and largest factor, log-uniform, by which the picture is scaled after all that and
+    before it is cropped or padded to the surrogate's frame at a random place; its mask and the
+    surrogate's prompts move with it. [1, 1]: off."""
 
     def problems(self) -> Iterator[Problem]:
         """What types and bounds cannot say."""
@@ -213,6 +226,7 @@ class RobustConfig:
             "jpeg_quality": (self.jpeg_quality, 1, 100),
             "blur_sigma": (self.blur_sigma, 0.01, 10),
             "down_up_scale": (self.down_up_scale, 0.05, 1),
+            "sizes": (self.sizes, 0.05, 20),
         }
         for key, ((first, last), low, high) in ranges.items():
             if not low <= first <= last <= high:
@@ -308,42 +322,3 @@ class TrainConfig:
             )
         if not self.name or "/" in self.name or self.name.startswith("."):
             yield "name", "must be a plain folder name"
-
-
-NOT_METHOD = (
-    "name",
-    "device",
-    "resume",
-    "resume_from",
-    "output",
-    "validate",
-    "data.root",
-    "data.num_workers",
-    "generator.weights",
-    "surrogate.weights",
-    "surrogate.checkpoint_blocks",
-    "schedule.epochs",
-    "schedule.steps",
-    "optim.micro_batch_size",
-)
-"""Keys that may differ between a checkpoint and the run that resumes it.
-
-They say where things lie, how the run is watched, how long it lasts or how a step is divided;
-initial weights are in the checkpoint already.
-"""
-
-
-def method_differences(stored: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
-    """`key: stored -> wanted` for each key of the method in which two configurations differ."""
-    return list(_differences(stored, wanted, ""))
-
-
-def _differences(stored: Any, wanted: Any, prefix: str) -> Iterator[str]:
-    if prefix in NOT_METHOD:
-        return
-    if isinstance(stored, dict) and isinstance(wanted, dict):
-        for key in sorted(stored.keys() | wanted.keys()):
-            full = f"{prefix}.{key}" if prefix else key
-            yield from _differences(stored.get(key), wanted.get(key), full)
-    elif stored != wanted:
-        yield f"{prefix}: {stored} in the checkpoint, {wanted} now"

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unseg.engine.random_sizes import RandomSizes
 from unseg.losses import MaskLosses, choose_points, mask_losses
 from unseg.models import Generator, Surrogate
 from unseg.noise import Enlarge, compose
@@ -61,6 +62,7 @@ class Game:
         dice_weight: weight of the dice loss.
         seed: of the run; a sample's points derive from it, the epoch and the sample's index.
         degrade: what happens to the protected image before the surrogate sees it, or None.
+        sizes: how its size and place then vary, with mask and prompts, or None.
         autocast: run the networks in bfloat16.
     """
 
@@ -74,6 +76,7 @@ class Game:
     dice_weight: float = 1.0
     seed: int = 42
     degrade: Degrade | None = None
+    sizes: RandomSizes | None = None
     autocast: bool = False
 
     def generators(self, epoch: int, batch: Batch, purpose: str) -> list[torch.Generator]:
@@ -208,12 +211,13 @@ def surrogate_logits(
         surrogate: reads (B, 3, s, s).
         batch: in the generator's frame of side S, a whole multiple of s.
         noise: (B, 3, n, n) in [-1, 1] on the generator's grid.
-        game: budget and degradation.
-        epoch: for the degradation's draws.
+        game: budget, degradation and sizes.
+        epoch: for their draws.
         enlarge: how the carrier's cells become pixels.
 
     Returns:
-        logits (B, 1, h, w), in the precision of the image, and the soft mask (B, 1, s, s).
+        logits (B, 1, h, w), in the precision of the image, and the soft mask (B, 1, s, s) of the
+        picture that the surrogate saw.
     """
     side = surrogate.image_size
     image, mask = shrink(batch.image, side), shrink(batch.mask, side)
@@ -230,8 +234,13 @@ def surrogate_logits(
     if game.degrade is not None:
         protected = game.degrade(protected, game.generators(epoch, batch, "degrade"))
         protected = shrink(protected, side)
+    prompts = batch.surrogate_prompts
+    if game.sizes is not None:
+        placement = game.sizes(mask, prompts, game.generators(epoch, batch, "sizes"))
+        protected, mask = placement.move(protected), placement.move(mask)
+        prompts = placement.move_prompts(prompts, mask)
     with mixed_precision(image, game):
-        logits = surrogate(protected, batch.surrogate_prompts)
+        logits = surrogate(protected, prompts)
     return logits.to(image.dtype), mask
 
 

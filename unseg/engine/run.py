@@ -15,23 +15,24 @@ import torch
 
 import unseg
 from unseg.config.load import to_dict, to_yaml
-from unseg.config.train import TrainConfig, method_differences
+from unseg.config.method import method_differences
+from unseg.config.train import TrainConfig
 from unseg.engine.bilevel import BilevelSchedule, Game
 from unseg.engine.checkpoint import CheckpointFolder, check_fields, load_checkpoint, restoring
 from unseg.engine.datasets import Loaders, build_loaders, open_training, open_validation
 from unseg.engine.metric_log import MetricLog
 from unseg.engine.optim import RateSchedule, build_adam
+from unseg.engine.players import build_players, missing_weights
 from unseg.engine.random_degrade import RandomDegrade
+from unseg.engine.random_sizes import RandomSizes
 from unseg.engine.trainer import Pace, Trainer
 from unseg.engine.validate import MeasuredBudget, Validator
 from unseg.io.files import atomic_write
-from unseg.models import Generator, Surrogate, build_generator, build_surrogate
-from unseg.models.encoder import ImageEncoder
+from unseg.models import Generator, Surrogate
 from unseg.types import Phase
 from unseg.utils import distributed
 from unseg.utils.errors import UserError
 from unseg.utils.logging import setup_logging
-from unseg.utils.seed import derive_seed
 
 _log = logging.getLogger(__name__)
 
@@ -116,15 +117,10 @@ def check_inputs(config: TrainConfig) -> None:
     Raises:
         UserError: one line that names what is missing.
     """
-    missing = []
+    missing: list[str] = []
     has_checkpoint = CheckpointFolder(_run_dir(config) / "checkpoints").latest()
     if has_checkpoint is None and config.resume_from is None:
-        weights = {"generator": config.generator.weights, "surrogate": config.surrogate.weights}
-        missing += [
-            f"{player}.weights={path}: no such file; `unseg weights list` shows some"
-            for player, path in weights.items()
-            if path is not None and not Path(path).is_file()
-        ]
+        missing += missing_weights(config)
     try:
         open_training(config.data)
         open_validation(config.data, config.validate.limit)
@@ -163,31 +159,6 @@ def find_checkpoint(config: TrainConfig, checkpoints: CheckpointFolder) -> dict[
 def _checkpoint_path(config: TrainConfig, checkpoints: CheckpointFolder) -> str | Path:
     """The checkpoint to continue from; empty where there is none."""
     return checkpoints.latest() or config.resume_from or ""
-
-
-def build_players(
-    config: TrainConfig, device: torch.device, *, read_weights: bool
-) -> tuple[Generator, Surrogate]:
-    """Both players on their device, with the initial weights that the configuration names."""
-    from unseg.models import weights
-
-    torch.manual_seed(derive_seed(config.seed, "weights"))
-    generator = build_generator(
-        config.generator.size,
-        config.generator.image_size,
-        config.generator.noise_readout,
-        noise_carrier=config.noise.carrier,
-        noise_centred=config.noise.centred,
-        train_encoder=config.generator.train_encoder,
-    )
-    surrogate = build_surrogate(config.surrogate.size, config.surrogate.image_size)
-    if isinstance(surrogate.image_encoder, ImageEncoder):
-        surrogate.image_encoder.checkpoint_blocks = config.surrogate.checkpoint_blocks
-    if read_weights and config.generator.weights is not None:
-        weights.load_sam(generator, config.generator.weights)
-    if read_weights and config.surrogate.weights is not None:
-        _log.info("%s", weights.load_mae(surrogate, config.surrogate.weights))
-    return generator.to(device), surrogate.to(device)
 
 
 def build_trainer(
@@ -247,12 +218,15 @@ def build_trainer(
 
 def build_game(config: TrainConfig) -> Game:
     """Budget, losses and degradations of the two steps."""
-    robust = RandomDegrade(**vars(config.robust))
+    settings = dict(vars(config.robust))
+    sizes = RandomSizes(*settings.pop("sizes"))
+    robust = RandomDegrade(**settings)
     return Game(
         epsilon=config.noise.epsilon,
         epsilon_bg=config.noise.epsilon_bg,
         seed=config.seed,
         degrade=None if robust.is_off else robust,
+        sizes=None if sizes.is_off else sizes,
         autocast=config.optim.precision == "bfloat16",
         **vars(config.loss),
     )
