@@ -114,10 +114,14 @@ def test_killed_at_any_time_and_run_again_by_two_it_gives_the_same_table(
     assert not (tmp_path / "run" / "report.md").exists()
     # As if it had been killed between writing the result and removing the state, too.
     next(cells.glob("*/result.json")).with_name("state.pt").touch()
+    # And in the middle of a write.
+    unfinished = next(p for p in cells.glob("*/state.pt") if p.stat().st_size)
+    unfinished.with_name(".state.pt.0123456789ab.tmp").write_bytes(bytes(100))
     pair = [start(sys.executable, "-m", *call) for _ in range(2)]
     assert [p.wait() for p in pair] == [0, 0]
     assert (tmp_path / "run" / "report.md").read_text() == table
     assert not list(cells.glob("*/state.pt"))
+    assert not list(cells.glob("*/.*.tmp"))
 
 
 def test_a_failing_cell_is_reported_and_the_others_run(

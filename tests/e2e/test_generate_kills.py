@@ -21,9 +21,9 @@ from generate_cases import (
     tree_bytes,
 )
 
-from unseg.io.files import sha256_file
+from unseg.io.files import TEMPORARY, sha256_file
 from unseg.protection.run import generate
-from unseg.protection.writing.manifest import TEMPORARY, entries, manifest_files
+from unseg.protection.writing.manifest import entries, manifest_files
 
 pytestmark = pytest.mark.e2e
 
