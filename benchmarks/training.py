@@ -18,7 +18,7 @@ from benchmarks.models import seeded_generator, seeded_surrogate
 from benchmarks.pictures import TRAINING_SIZES, write_set
 from unseg.data.hqseg import open_folders
 from unseg.engine.bilevel import STEPS, BilevelSchedule, Game, frozen
-from unseg.engine.optim import build_adam
+from unseg.engine.players import build_adam
 from unseg.losses import choose_points, mask_losses
 from unseg.models import Generator, Surrogate
 from unseg.noise import compose

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import torch
 
-from unseg.engine.bilevel import BilevelSchedule, Game
+from unseg.engine.bilevel import BilevelSchedule, Game, RateSchedule
 from unseg.engine.checkpoint import CheckpointFolder
 from unseg.engine.metric_log import MetricLog
-from unseg.engine.optim import RateSchedule, build_adam
+from unseg.engine.players import build_adam
 from unseg.engine.trainer import Pace, Trainer
 from unseg.models import Generator, Surrogate, build_generator, build_surrogate
 from unseg.types import Batch, Phase, Prompts

@@ -10,13 +10,13 @@ from unseg.degrade import gaussian_blur
 from unseg.engine.bilevel import (
     BilevelSchedule,
     Game,
+    RateSchedule,
     generator_step,
     hard_region,
     shrink,
     surrogate_logits,
     surrogate_step,
 )
-from unseg.engine.optim import RateSchedule
 from unseg.engine.random_degrade import RandomDegrade
 from unseg.losses import choose_points, mask_losses
 from unseg.noise import compose

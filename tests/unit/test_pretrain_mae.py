@@ -15,8 +15,9 @@ import torch
 
 from unseg.commands.pretrain_mae import main
 from unseg.data import Synthetic
-from unseg.engine.pretrain_mae import Autoencoder, ImageFolder
+from unseg.engine.pretrain_mae import ImageFolder
 from unseg.models import build_surrogate
+from unseg.models.autoencoder import Autoencoder
 from unseg.models.weights import load_mae
 from unseg.utils.errors import UserError
 

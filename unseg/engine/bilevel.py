@@ -48,6 +48,26 @@ class BilevelSchedule:
 
 
 @dataclass(frozen=True)
+class RateSchedule:
+    """Learning rate as a pure function of where the run is: nothing to step, nothing to restore.
+
+    Attributes:
+        unit: unit of `drop_at`, counted over the whole run, whoever learns.
+        drop_at: from each of these on the rate is multiplied by `drop_factor` once more.
+        drop_factor: the multiplier.
+    """
+
+    unit: Literal["epochs", "steps"] = "epochs"
+    drop_at: tuple[int, ...] = (20,)
+    drop_factor: float = 0.1
+
+    def factor(self, *, epoch: int, step: int) -> float:
+        """Multiplier of the initial rate in this step."""
+        position = epoch if self.unit == "epochs" else step
+        return self.drop_factor ** sum(position >= at for at in self.drop_at)
+
+
+@dataclass(frozen=True)
 class Game:
     """What the two players agree on.
 

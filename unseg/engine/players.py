@@ -1,11 +1,13 @@
-"""Both players of a run, and the weights with which they begin."""
+"""Both players of a run, the weights with which they begin, and an Adam for each."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from unseg.config.train import IMAGENET, TrainConfig
 from unseg.models import Generator, Surrogate, build_generator, build_surrogate
@@ -63,3 +65,14 @@ def build_players(
         else:
             _log.info("%s", weights.load_mae(surrogate, config.surrogate.weights))
     return generator.to(device), surrogate.to(device)
+
+
+def build_adam(parameters: Iterable[nn.Parameter], *, lr: float) -> torch.optim.Adam:
+    """Adam as in the paper: betas (0.9, 0.999), eps 1e-8, no weight decay."""
+    return torch.optim.Adam(list(parameters), lr=lr, betas=(0.9, 0.999), eps=1e-8)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Use this learning rate from the next step on."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate

@@ -17,12 +17,11 @@ import unseg
 from unseg.config.load import to_dict, to_yaml
 from unseg.config.method import method_differences
 from unseg.config.train import TrainConfig
-from unseg.engine.bilevel import BilevelSchedule, Game
+from unseg.engine.bilevel import BilevelSchedule, Game, RateSchedule
 from unseg.engine.checkpoint import CheckpointFolder, check_fields, load_checkpoint, restoring
 from unseg.engine.datasets import Loaders, build_loaders, open_training, open_validation
 from unseg.engine.metric_log import MetricLog
-from unseg.engine.optim import RateSchedule, build_adam
-from unseg.engine.players import build_players, missing_weights
+from unseg.engine.players import build_adam, build_players, missing_weights
 from unseg.engine.random_degrade import RandomDegrade
 from unseg.engine.random_sizes import RandomSizes
 from unseg.engine.trainer import Pace, Trainer

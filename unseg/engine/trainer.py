@@ -13,10 +13,10 @@ import torch
 from torch import nn
 
 from unseg.engine import watch
-from unseg.engine.bilevel import BilevelSchedule, Game, accumulate_gradients
+from unseg.engine.bilevel import BilevelSchedule, Game, RateSchedule, accumulate_gradients
 from unseg.engine.checkpoint import CheckpointFolder, restore_rng, rng_state
 from unseg.engine.metric_log import MetricLog
-from unseg.engine.optim import RateSchedule, set_rate
+from unseg.engine.players import set_rate
 from unseg.models import Generator, Surrogate
 from unseg.types import Batch, Phase
 from unseg.utils import distributed

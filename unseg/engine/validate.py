@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,7 @@ from torch import Tensor
 from unseg.data.validation import ValidationBatch
 from unseg.engine.bilevel import hard_region, shrink
 from unseg.engine.metric_log import MetricLog
-from unseg.engine.visualize import panel, stack, write_png
+from unseg.io.files import atomic_write_bytes
 from unseg.metrics import boundary_iou, iou
 from unseg.models import Generator, Surrogate
 from unseg.noise import compose, upsample_noise
@@ -23,6 +24,9 @@ from unseg.utils.distributed import all_gather_object, all_reduce_sum, is_main
 
 SATURATED = 0.9
 """Noise above this magnitude counts as saturated."""
+
+OUTLINE = (255, 196, 0)
+"""Colour of a predicted mask's border, RGB; the true mask's is white."""
 
 _log = logging.getLogger(__name__)
 
@@ -165,7 +169,7 @@ class Validator:
             return
         gathered = [p for rank in all_gather_object(panels) for p in rank][: self.num_images]
         if gathered and is_main():
-            picture = stack(gathered)
+            picture = np.concatenate(gathered, axis=0)
             write_png(self.run_dir / "images" / f"step_{step:08d}_{name}.png", picture)
             self.metrics.image(step, f"val/{name}", picture)
 
@@ -200,3 +204,70 @@ def _log_line(name: str, found: dict[str, float], budgets: tuple[MeasuredBudget,
         parts.append(f"{budget.name} IoU {protected:.3f} gap {gap:+.3f}")
     parts.append(f"saturated {found['noise_saturated']:.2f} mean|n| {found['noise_mean_abs']:.2f}")
     _log.info("val %s (%d): %s", name, found["num_samples"], ", ".join(parts))
+
+
+def to_uint8(image: Tensor) -> np.ndarray:
+    """(3, H, W) float in [0, 1] -> (H, W, 3) uint8."""
+    return torch.round(image.detach().float().cpu() * 255).byte().permute(1, 2, 0).numpy()
+
+
+def noise_picture(noise: Tensor) -> np.ndarray:
+    """(3, H, W) noise in [-1, 1] -> (H, W, 3) uint8, zero is middle grey."""
+    return to_uint8((noise + 1) / 2)
+
+
+def with_masks(image: np.ndarray, *, predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """The image with the predicted mask tinted and both borders drawn.
+
+    Args:
+        image: (H, W, 3) uint8.
+        predicted: (H, W) bool.
+        true: (H, W) bool.
+    """
+    shown = image.copy()
+    tint = 0.6 * shown[predicted] + 0.4 * np.array(OUTLINE)
+    shown[predicted] = np.round(tint).astype(np.uint8)
+    for mask, colour in ((true, (255, 255, 255)), (predicted, OUTLINE)):
+        # findContours and drawContours do not care about the order of channels.
+        found, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(shown, found, -1, colour, 1)
+    return shown
+
+
+def panel(
+    *,
+    image: Tensor,
+    protected: Tensor,
+    noise: Tensor,
+    clean_logits: Tensor,
+    protected_logits: Tensor,
+    mask: Tensor,
+) -> np.ndarray:
+    """Clean | protected | noise | prediction on clean | prediction on protected, as one row.
+
+    Args:
+        image: (3, H, W) in [0, 1].
+        protected: the same after composition.
+        noise: (3, H, W) in [-1, 1], before the budget: full contrast shows it amplified.
+        clean_logits: (1, H, W) of the surrogate.
+        protected_logits: the same for the protected image.
+        mask: (1, H, W), true where > 0.5.
+
+    Returns:
+        (H, 5 W, 3) uint8.
+    """
+    true = (mask[0] > 0.5).cpu().numpy()
+    clean, shielded = to_uint8(image), to_uint8(protected)
+    predictions = [
+        with_masks(picture, predicted=(logits[0] > 0).cpu().numpy(), true=true)
+        for picture, logits in ((clean, clean_logits), (shielded, protected_logits))
+    ]
+    return np.concatenate([clean, shielded, noise_picture(noise), *predictions], axis=1)
+
+
+def write_png(path: Path, image: np.ndarray) -> None:
+    """Write (H, W, 3) uint8 RGB as PNG; the folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    done, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    assert done
+    atomic_write_bytes(path, data.tobytes())
