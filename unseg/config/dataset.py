@@ -37,6 +37,8 @@ class DatasetConfig:
     """Which adapter reads the labels."""
     root: str
     """Folder of the data set. No path of a list or a JSON file may lead out of it."""
+    links_to: tuple[str, ...] = ()
+    """Folders elsewhere that symbolic links may lead to, where a list or JSON file names them."""
     images: str = "."
     """Folder of the images, below `root`. Images are named by their path below it."""
     labels: str | None = None

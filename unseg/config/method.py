@@ -13,6 +13,7 @@ NOT_METHOD = (
     "output",
     "validate",
     "data.root",
+    "data.links_to",
     "data.num_workers",
     "generator.weights",
     "surrogate.weights",

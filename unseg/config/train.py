@@ -27,6 +27,8 @@ class DataConfig:
     """HQSeg-44K in its published folders, files of `image<TAB>mask` lines, or embedded scenes."""
     root: str = "data"
     """Folder that HQSeg-44K's parts, or the paths in the lists, lie in."""
+    links_to: tuple[str, ...] = ()
+    """Folders elsewhere that symbolic links may lead to, where a list or JSON file names them."""
     train_lists: tuple[str, ...] = ()
     """List files below `root` to train on (source: lists)."""
     validation_lists: tuple[str, ...] = ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,15 @@ class InstanceDataset:
         index: of the JSON file.
         images: folder of its images.
         min_share: smallest share of the image that an instance must cover, in [0, 1].
+        links_to: folders beside `images` that symbolic links may lead to.
     """
 
-    def __init__(self, index: JsonIndex, images: Path, *, min_share: float) -> None:
+    def __init__(
+        self, index: JsonIndex, images: Path, *, min_share: float, links_to: Sequence[str] = ()
+    ) -> None:
         self.name = index.path.stem
         self.images = images
+        self._links_to = tuple(links_to)
         self._index = index
         chosen: list[tuple[int, int]] = []
         problems: list[str] = []
@@ -58,6 +63,9 @@ class InstanceDataset:
         position, number = (int(value) for value in self._chosen[index])
         return position, number, self._index.images[position][1]
 
+    def _image(self, name: str) -> Path:
+        return resolve_inside(self.images, name, links_to=self._links_to)
+
     def sample_name(self, index: int) -> str:
         """The image's file name and the instance's number in it."""
         _, number, name = self._locate(index)
@@ -68,7 +76,7 @@ class InstanceDataset:
         position, _, name = self._locate(index)
         _, _, height, width = self._index.images[position]
         try:
-            found = image_size(resolve_inside(self.images, name))
+            found = image_size(self._image(name))
         except UserError as error:
             return f"{self.name}: {error}"
         if found != (height, width):
@@ -78,7 +86,7 @@ class InstanceDataset:
     def __getitem__(self, index: int) -> Sample:
         position, number, name = self._locate(index)
         _, _, height, width = self._index.images[position]
-        image = read_rgb(resolve_inside(self.images, name))
+        image = read_rgb(self._image(name))
         if image.shape[:2] != (height, width):
             raise UserError(f"{self.images / name}: is not of the size that the JSON file says")
         annotation = self._index.annotations(position)[number]
@@ -102,7 +110,11 @@ def _share(annotation: dict[str, Any], height: int, width: int) -> float:
 
 
 def open_coco_instances(
-    annotations: str | Path, images: str | Path, *, min_share: float = 0.01
+    annotations: str | Path,
+    images: str | Path,
+    *,
+    min_share: float = 0.01,
+    links_to: Sequence[str] = (),
 ) -> InstanceDataset:
     """The instances of a COCO JSON file that cover at least `min_share` of their image.
 
@@ -113,7 +125,8 @@ def open_coco_instances(
     images = Path(images)
     if not images.is_dir():
         raise DataError([f"{images}: no such folder; it should hold the images of {annotations}"])
-    dataset = InstanceDataset(JsonIndex(Path(annotations)), images, min_share=min_share)
+    index = JsonIndex(Path(annotations))
+    dataset = InstanceDataset(index, images, min_share=min_share, links_to=links_to)
     if not len(dataset):
         raise DataError([f"{annotations}: no instance covers {min_share:.2%} of its image"])
     return dataset

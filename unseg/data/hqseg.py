@@ -126,7 +126,7 @@ def open_folders(name: str, images: str | Path, masks: str | Path) -> PairDatase
         ((image_prefix / file).as_posix(), (mask_prefix / mask_names[stem]).as_posix())
         for stem, file in sorted(image_names.items())
     )
-    return PairDataset(name, root, pairs)
+    return PairDataset(name, root, pairs, links_to=None)
 
 
 def _by_stem(folder: Path, suffixes: Sequence[str] = PICTURE_SUFFIXES) -> dict[str, str]:
@@ -140,7 +140,11 @@ def _by_stem(folder: Path, suffixes: Sequence[str] = PICTURE_SUFFIXES) -> dict[s
 
 
 def open_list(
-    path: str | Path, root: str | Path | None = None, *, folders: Sequence[str] = ()
+    path: str | Path,
+    root: str | Path | None = None,
+    *,
+    folders: Sequence[str] = (),
+    links_to: Sequence[str] = (),
 ) -> PairDataset:
     """The pairs of a list file: one `image<TAB>mask` a line, paths relative to `root`.
 
@@ -150,6 +154,7 @@ def open_list(
         path: the list file.
         root: folder of the paths; the list's own by default.
         folders: take only images below one of these folders of `root`; empty: all.
+        links_to: folders beside these that symbolic links may lead to.
 
     Raises:
         DataError: missing list, lines of another form (all of them named), or no line at all.
@@ -176,4 +181,6 @@ def open_list(
     if not pairs:
         where = f" below {', '.join(folders)}" if folders else ""
         raise DataError([f"{path}: holds no pairs{where}"])
-    return PairDataset(path.stem, root if root is not None else path.parent, pairs)
+    root = Path(root) if root is not None else path.parent
+    trusted = [*(root / folder for folder in folders), *map(Path, links_to)]
+    return PairDataset(path.stem, root, pairs, links_to=trusted)

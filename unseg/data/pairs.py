@@ -16,7 +16,7 @@ import numpy as np
 
 from unseg.data.mask_values import THRESHOLD, ones_to_255
 from unseg.io.decode import image_size, read_grey, read_rgb
-from unseg.io.files import resolve_inside
+from unseg.io.files import path_below, resolve_inside
 from unseg.types import Sample
 from unseg.utils.errors import UserError
 from unseg.utils.logging import Progress
@@ -102,13 +102,23 @@ class PairDataset:
 
     Args:
         name: what messages call the data set.
-        root: folder that no path may leave, by `..` or by a symbolic link.
+        root: folder that no path may leave by `..`.
         pairs: (image, mask) paths relative to `root`, posix.
+        links_to: folders beside the root that symbolic links may lead to. None: anywhere, for
+            paths that were found in the folders rather than read from a list.
     """
 
-    def __init__(self, name: str, root: str | Path, pairs: Iterable[tuple[str, str]]) -> None:
+    def __init__(
+        self,
+        name: str,
+        root: str | Path,
+        pairs: Iterable[tuple[str, str]],
+        *,
+        links_to: Sequence[Path] | None = (),
+    ) -> None:
         self.name = name
         self.root = Path(root)
+        self._links_to = links_to
         kept = list(pairs)
         self._images = StringTable(image for image, _ in kept)
         self._masks = StringTable(mask for _, mask in kept)
@@ -129,8 +139,11 @@ class PairDataset:
             raise IndexError(index)
         image, mask = self._images[index], self._masks[index]
         if not self._is_inside[index]:
-            resolve_inside(self.root, image)
-            resolve_inside(self.root, mask)
+            for path in (image, mask):
+                if self._links_to is None:
+                    path_below(self.root, path)
+                else:
+                    resolve_inside(self.root, path, links_to=self._links_to)
             self._is_inside[index] = True
         return Pair(self.root / image, self.root / mask, image, index)
 

@@ -13,7 +13,7 @@ from unseg.data.hqseg import VALIDATION_PARTS, open_hqseg, open_list, open_part
 from unseg.data.loader import TrainLoader
 from unseg.data.pairs import DataError, Dataset, Joined, check_dataset
 from unseg.data.validation import ValidationLoader
-from unseg.io.files import atomic_write, resolve_inside
+from unseg.io.files import atomic_write, path_below
 from unseg.models import Generator, Surrogate
 from unseg.utils.errors import UserError
 
@@ -116,9 +116,10 @@ def open_training(data: DataConfig) -> Dataset:
 
         parts.append(
             open_coco_instances(
-                resolve_inside(root, data.coco_instances),
-                resolve_inside(root, data.coco_images),
+                path_below(root, data.coco_instances),
+                path_below(root, data.coco_images),
                 min_share=data.min_instance_share,
+                links_to=data.links_to,
             )
         )
     return parts[0] if len(parts) == 1 else Joined(parts)
@@ -152,7 +153,14 @@ def _open_lists(data: DataConfig, names: tuple[str, ...], root: Path) -> list[Da
     problems: list[str] = []
     for name in names:
         try:
-            opened.append(open_list(resolve_inside(root, name), root, folders=data.list_folders))
+            opened.append(
+                open_list(
+                    path_below(root, name),
+                    root,
+                    folders=data.list_folders,
+                    links_to=data.links_to,
+                )
+            )
         except DataError as error:
             problems += error.problems
     if problems:

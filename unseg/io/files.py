@@ -10,7 +10,7 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -173,19 +173,40 @@ def check_regular(path: Path, *, max_bytes: int | None = None) -> None:
         )
 
 
-def resolve_inside(root: str | Path, relative: str | Path) -> Path:
-    """The path of `relative` below `root`.
+def path_below(root: str | Path, relative: str | Path) -> Path:
+    """The path of `relative` below `root`; symbolic links on the way may lead anywhere.
+
+    For what the user's own configuration names. What a list or an annotation names goes through
+    `resolve_inside`.
 
     Raises:
-        UserError: it is absolute, climbs with `..`, or leaves `root` through a symbolic link.
+        UserError: it is absolute or climbs with `..`.
     """
     text = str(relative)
     parts = PurePosixPath(text).parts + PureWindowsPath(text).parts
     if "\0" in text or Path(text).is_absolute() or PureWindowsPath(text).drive or ".." in parts:
         raise UserError(f"{text!r}: must be a path below {root}, without '..'")
-    path = Path(root) / text
-    if not path.resolve().is_relative_to(Path(root).resolve()):
-        raise UserError(f"{text!r}: leads out of {root} through a symbolic link")
+    return Path(root) / text
+
+
+def resolve_inside(
+    root: str | Path, relative: str | Path, *, links_to: Iterable[str | Path] = ()
+) -> Path:
+    """The path of `relative` below `root`.
+
+    Args:
+        root: folder that the path must not leave.
+        relative: what a list, an annotation or a manifest says.
+        links_to: further folders that a symbolic link may lead to.
+
+    Raises:
+        UserError: it is absolute, climbs with `..`, or leaves these folders through a symbolic
+            link.
+    """
+    path = path_below(root, relative)
+    target = path.resolve()
+    if not any(target.is_relative_to(Path(folder).resolve()) for folder in (root, *links_to)):
+        raise UserError(f"{str(relative)!r}: leads out of {root} through a symbolic link")
     return path
 
 

@@ -12,8 +12,8 @@ from unseg.config.dataset import DatasetConfig
 from unseg.data.annotations.base import Annotation, ClassIdError, Item, Segment
 from unseg.data.annotations.json_index import JsonIndex, faults_of
 from unseg.data.annotations.raster import decode_segmentation
-from unseg.data.annotations.tree import Inside, existing_folder
-from unseg.io.files import resolve_inside
+from unseg.data.annotations.tree import Inside, existing_folder, trusted_folders
+from unseg.io.files import path_below
 from unseg.types import VOID_CLASS
 from unseg.utils.errors import UserError
 
@@ -24,11 +24,11 @@ class JsonSource:
     def __init__(self, config: DatasetConfig) -> None:
         self.config = config
         self.root = existing_folder(config.root)
-        self.images = existing_folder(resolve_inside(self.root, config.images))
-        self.index = JsonIndex(resolve_inside(self.root, config.annotations or ""))
+        self.images = existing_folder(path_below(self.root, config.images))
+        self.index = JsonIndex(path_below(self.root, config.annotations or ""))
         with faults_of(f"{self.index.path}: categories"):
             self.categories = {int(c["id"]): c for c in self.index.categories}
-        self._inside = Inside(self.images)
+        self._inside = Inside(self.images, trusted_folders(config))
         self._items = self._find_items()
 
     def _find_items(self) -> tuple[Item, ...]:

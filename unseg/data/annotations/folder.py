@@ -13,10 +13,10 @@ import numpy as np
 from unseg.config.dataset import DatasetConfig
 from unseg.data.annotations.base import Annotation, Item, Segment
 from unseg.data.annotations.binary_mask import BinaryMask
-from unseg.data.annotations.tree import TreeSource, find_items
+from unseg.data.annotations.tree import Inside, TreeSource, find_items, trusted_folders
 from unseg.data.prompt_checks import checked_boxes, checked_points
 from unseg.io.decode import image_size
-from unseg.io.files import resolve_inside
+from unseg.io.files import path_below
 from unseg.types import VOID_CLASS
 from unseg.utils.errors import UserError
 
@@ -55,16 +55,17 @@ class BoxesAndPoints(WholeImages):
     """
 
     def _find_items(self) -> tuple[Item, ...]:
-        path = resolve_inside(self.root, self.config.annotations or "")
+        path = path_below(self.root, self.config.annotations or "")
         self.prompts_path = path
         self._prompts = _read_csv(path) if path.suffix.lower() == ".csv" else _read_json(path)
         found = {item.key: item for item in super()._find_items()}
-        images = resolve_inside(self.root, self.config.images)
+        images = path_below(self.root, self.config.images)
+        inside = Inside(images, trusted_folders(self.config))
         for key in self._prompts:
             if key in found:
                 continue
             try:
-                found[key] = Item(key=key, image_path=resolve_inside(images, key))
+                found[key] = Item(key=key, image_path=inside.path(key))
             except UserError as error:
                 found[key] = Item(key=key, image_path=images, fault=f"{path}: {error}")
         return tuple(found.values())

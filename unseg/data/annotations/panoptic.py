@@ -12,8 +12,8 @@ from unseg.data.annotations.base import Annotation, ClassIdError, Item, Segment
 from unseg.data.annotations.coco import JsonSource
 from unseg.data.annotations.json_index import faults_of
 from unseg.data.annotations.label_pictures import read_colours
-from unseg.data.annotations.tree import existing_folder, scan_images
-from unseg.io.files import resolve_inside
+from unseg.data.annotations.tree import Inside, existing_folder, scan_images, trusted_folders
+from unseg.io.files import path_below
 from unseg.types import VOID_CLASS
 from unseg.utils.errors import UserError
 
@@ -24,7 +24,8 @@ class Panoptic(JsonSource):
     def __init__(self, config: DatasetConfig) -> None:
         self._by_stem: dict[str, str] = {}
         super().__init__(config)
-        self.labels = existing_folder(resolve_inside(self.root, config.labels or "."))
+        self.labels = existing_folder(path_below(self.root, config.labels or "."))
+        self._in_labels = Inside(self.labels, trusted_folders(config))
 
     def _find_items(self) -> tuple[Any, ...]:
         ending = self.config.image_ending
@@ -37,8 +38,10 @@ class Panoptic(JsonSource):
 
     def _find_item(self, position: int, image_id: Any, name: Any) -> Item:
         if self.config.image_ending:
-            default = str(image_id) + self.config.image_ending
-            name = self._by_stem.get(str(image_id), default)
+            found = self._by_stem.get(str(image_id))
+            if found is not None:
+                return Item(key=found, image_path=self.images / found, label=position)
+            name = str(image_id) + self.config.image_ending
         return super()._find_item(position, image_id, name)
 
     def _read(self, item: Item) -> Annotation:
@@ -48,7 +51,7 @@ class Panoptic(JsonSource):
         if len(records) != 1:
             raise UserError(f"{place}: has {len(records)} panoptic annotations instead of one")
         with faults_of(place):
-            png = resolve_inside(self.labels, str(records[0]["file_name"]))
+            png = self._in_labels.path(str(records[0]["file_name"]))
             infos = sorted(self._info(s) for s in records[0]["segments_info"])
         ids = read_colours(png, max_pixels=self.config.max_pixels)
         if ids.shape != size:

@@ -10,9 +10,12 @@ from pathlib import Path, PurePosixPath
 
 from unseg.config.dataset import DatasetConfig, PartConfig
 from unseg.data.annotations.base import Annotation, Item
-from unseg.io.files import read_file, resolve_inside
+from unseg.io.files import path_below, read_file, resolve_inside
 from unseg.io.suffixes import PICTURE_SUFFIXES
 from unseg.utils.errors import UserError
+
+LINK_REMEDY = "if the link is your own, name the folder that it leads to in data.links_to"
+"""For whoever laid a data set out by links, file by file."""
 
 
 class TreeSource:
@@ -63,22 +66,46 @@ class TreeSource:
 
 
 class Inside:
-    """`resolve_inside` for many files of few folders: each folder is resolved once."""
+    """`resolve_inside` for many files of few folders: each folder is resolved once.
 
-    def __init__(self, root: Path) -> None:
+    Args:
+        root: folder that no path may leave.
+        links_to: further folders that symbolic links may lead to; None: anywhere. The latter is
+            for names found in the folder itself: whoever made it put its links there.
+    """
+
+    def __init__(self, root: Path, links_to: Iterable[str | Path] | None = ()) -> None:
         self.root = root
+        self._links_to = None if links_to is None else tuple(links_to)
         self._checked: set[str] = set()
 
     def path(self, relative: str) -> Path:
         """The path below the root; raises UserError where it leads out."""
         path = self.root / relative
         folder, _, name = relative.rpartition("/")
-        is_plain = folder in self._checked and name not in ("", ".", "..")
-        if is_plain and not {"\\", ":", "\0"} & set(name) and not path.is_symlink():
+        is_known = folder in self._checked and name not in ("", ".", "..")
+        is_plain = is_known and not {"\\", ":", "\0"} & set(name)
+        if is_plain and (self._links_to is None or not path.is_symlink()):
             return path
-        path = resolve_inside(self.root, relative)
-        self._checked.add(folder)
+        if self._links_to is None:
+            path = path_below(self.root, relative)
+        else:
+            try:
+                path = resolve_inside(self.root, relative, links_to=self._links_to)
+            except UserError as error:
+                hint = f"; {LINK_REMEDY}" if path.is_symlink() else ""
+                raise UserError(f"{error}{hint}") from None
+        if not path.is_symlink():  # a link may lead back from a folder that lies elsewhere
+            self._checked.add(folder)
         return path
+
+
+def trusted_folders(config: DatasetConfig) -> tuple[Path, ...]:
+    """Where links of files that a list or a JSON file names may lead: the configured folders."""
+    root = Path(config.root)
+    places = [(config.images, config.labels), *((p.images, p.labels) for p in config.parts)]
+    names = sorted({name for place in places for name in place if name is not None})
+    return (root, *(path_below(root, name) for name in names), *map(Path, config.links_to))
 
 
 def existing_folder(path: str | Path) -> Path:
@@ -109,31 +136,48 @@ def find_items(config: DatasetConfig, *, with_labels: bool = True) -> tuple[Item
 
 
 def scan_images(folder: Path, ending: str | None = None) -> Iterator[str]:
-    """POSIX paths of the pictures below a folder, sorted; linked folders are not followed."""
+    """POSIX paths of the pictures below a folder, sorted; links are followed, loops are not."""
     endings = (ending,) if ending else PICTURE_SUFFIXES
-    for place, folders, names in os.walk(folder):
-        folders.sort()
-        below = PurePosixPath(Path(place).relative_to(folder).as_posix())
-        for name in sorted(names):
-            if name.startswith(".") or name.endswith(".tmp"):
-                continue
-            if name.endswith(ending) if ending else name.lower().endswith(endings):
-                yield (below / name).as_posix()
+    for path in _files_below(str(folder), "", ()):
+        name = path.rpartition("/")[2]
+        if name.startswith(".") or name.endswith(".tmp"):
+            continue
+        if name.endswith(ending) if ending else name.lower().endswith(endings):
+            yield path
+
+
+def _files_below(folder: str, prefix: str, above: tuple[str, ...]) -> Iterator[str]:
+    """Files of a folder, then those of its folders; one that leads to a folder above is left."""
+    place = os.path.realpath(folder)
+    if place in above:
+        return
+    try:
+        with os.scandir(folder) as entries:
+            found = sorted((entry.name, entry.is_dir()) for entry in entries)
+    except OSError:
+        return
+    yield from (prefix + name for name, is_folder in found if not is_folder)
+    for name, is_folder in found:
+        if is_folder:
+            yield from _files_below(f"{folder}/{name}", f"{prefix}{name}/", (*above, place))
 
 
 def _items_of_part(
     config: DatasetConfig, part: PartConfig, *, base: str, with_labels: bool
 ) -> Iterator[Item]:
     root = Path(config.root)
-    images = existing_folder(resolve_inside(root, part.images))
-    labels = images if part.labels is None else resolve_inside(root, part.labels)
+    images = existing_folder(path_below(root, part.images))
+    labels = images if part.labels is None else path_below(root, part.labels)
     prefix = PurePosixPath(os.path.relpath(images, root / base))
     lines: Iterable[tuple[str, str | None]]
+    links_to: tuple[Path, ...] | None
     if part.list_file is None:
         lines = ((name, None) for name in scan_images(images, config.image_ending))
+        links_to = None
     else:
-        lines = _read_list(resolve_inside(root, part.list_file))
-    in_root, in_images, in_labels = Inside(root), Inside(images), Inside(labels)
+        lines = _read_list(path_below(root, part.list_file))
+        links_to = trusted_folders(config)
+    in_root, in_images, in_labels = (Inside(f, links_to) for f in (root, images, labels))
     for line, label in lines:
         try:
             if label is not None:  # a pair: both are relative to the root

@@ -12,7 +12,7 @@ import numpy as np
 
 from unseg.data.annotations.tree import scan_images
 from unseg.io.encode import encode_picture
-from unseg.io.files import FileContent, read_file, resolve_inside
+from unseg.io.files import FileContent, path_below, read_file, resolve_inside
 from unseg.io.pictures import Picture, read_picture
 from unseg.io.suffixes import FORMAT_SUFFIXES
 from unseg.protection.writing.manifest import FAILED, read_manifest
@@ -167,9 +167,9 @@ def _from_manifest(
         output = resolve_inside(folder, entry["output"])
         # A mirrored set is compared with a whole data set, whose images lie deeper.
         base = PurePosixPath(entry["output"]).parent
-        source = resolve_inside(clean, entry["key"])
+        source = path_below(clean, entry["key"])  # the links in it are its owner's
         if not source.is_file():
-            source = resolve_inside(clean, (base / PurePosixPath(entry["key"]).name).as_posix())
+            source = path_below(clean, (base / PurePosixPath(entry["key"]).name).as_posix())
         if output.is_file():
             yield source, output, entry
         else:

@@ -10,6 +10,7 @@ from typing import Any
 
 from unseg.config.dataset import DatasetConfig
 from unseg.data.annotations.base import Item
+from unseg.data.annotations.tree import trusted_folders
 from unseg.io.files import atomic_copy, atomic_write_bytes, make_folder, resolve_inside
 from unseg.io.suffixes import PICTURE_SUFFIXES
 from unseg.protection.writing.output_paths import NOISE_FOLDER, RECORDS, OutputPaths
@@ -46,7 +47,8 @@ def mirror(layout: OutputPaths, data: DatasetConfig, items: Sequence[Item]) -> i
     renamed = _renamed(layout, items, data)
     rewritten = set(_named_files(data))
     count = 0
-    for name in _files_below(root):
+    present = {name for name in labels if (root / name).is_file()}
+    for name in sorted({*_own_files(root, data), *present}):
         if name in RECORDS or name.startswith(f"{NOISE_FOLDER}/"):
             continue
         is_image = name in originals or (name not in labels and _is_unlisted(name, data))
@@ -77,14 +79,24 @@ def _lies_in(name: str, folder: str) -> bool:
     return PurePosixPath(name).is_relative_to(PurePosixPath(folder))
 
 
-def _files_below(root: Path) -> Iterator[str]:
-    for place, folders, names in os.walk(root):
-        folders.sort()
-        for name in sorted(names):
-            path = Path(place) / name
-            # A link out of the data set is no part of it, and readers would refuse it.
-            if path.is_file() and path.resolve().is_relative_to(root.resolve()):
-                yield path.relative_to(root).as_posix()
+def _own_files(root: Path, data: DatasetConfig) -> Iterator[str]:
+    """Files of the root and of the configured folders, which may be links.
+
+    Any other link out of these is no part of the data set, and readers would refuse it.
+    """
+    folders = trusted_folders(data)
+    targets = [folder.resolve() for folder in folders]
+    for folder in folders:
+        if not folder.is_relative_to(root):
+            continue
+        for place, _, names in os.walk(folder):
+            for path in (Path(place) / name for name in names):
+                target = path.resolve()
+                if path.is_file() and any(target.is_relative_to(t) for t in targets):
+                    yield _below(root, path)
+    for name in _named_files(data):
+        if (root / name).is_file():
+            yield name
 
 
 def _below(root: Path, path: Path) -> str:
@@ -154,7 +166,7 @@ def _place(source: Path, target: Path, how: str) -> None:
         target.unlink(missing_ok=True)
         try:
             # Not a symbolic link: readers refuse paths that lead out of their data set.
-            os.link(source, target)
+            os.link(source.resolve(), target)
             return
         except OSError:
             pass  # another disk

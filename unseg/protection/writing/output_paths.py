@@ -103,6 +103,7 @@ def check_outputs(layout: OutputPaths, items: Iterable[Item], folders: Sequence[
                 "outside of it"
             )
     seen: dict[str, str] = {}
+    inputs = _places(items) if out.is_dir() else {}
     for item in items:
         if item.fault is not None:
             continue
@@ -113,9 +114,25 @@ def check_outputs(layout: OutputPaths, items: Iterable[Item], folders: Sequence[
                 "output.keep_suffix=true or rename one of them"
             )
         seen[name] = item.key
-        target = out / name
-        if target.exists() and target.samefile(item.image_path):
+        threatened = inputs and inputs.get(_place_of(out / name))
+        if threatened:
+            by = "its own output" if threatened == item.image_path else f"the output of {item.key}"
             raise UserError(
-                f"{item.image_path}: would be overwritten by its own output; choose "
-                "another output folder"
+                f"{threatened}: would be overwritten by {by}; choose another output folder"
             )
+
+
+def _places(items: Iterable[Item]) -> dict[tuple[int, int] | None, Path]:
+    """The images that are there, by their places: links may lead an output to another's input."""
+    found = {_place_of(item.image_path): item.image_path for item in items if item.fault is None}
+    found.pop(None, None)
+    return found
+
+
+def _place_of(path: Path) -> tuple[int, int] | None:
+    """What tells a file from every other, links followed; None where there is none."""
+    try:
+        found = path.stat()
+    except (OSError, ValueError):
+        return None
+    return found.st_dev, found.st_ino

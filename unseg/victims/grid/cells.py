@@ -146,7 +146,7 @@ class GridFolders:
         """Clean pictures that had to be reduced or made before they are protected."""
         section = self.config.data[data]
         parts = (section.train, section.test, section.synthetic)
-        source: list[Any] = [to_dict(part) for part in parts]
+        source: list[Any] = [_content_of(part) for part in parts]
         if section.task not in DENSE_TASKS:
             source.append("objects")
         frame = (section.protect_size, section.protect_square)
@@ -178,6 +178,7 @@ class GridFolders:
         section, victim = self.config.data[cell.data], self.config.victims[cell.victim]
         published = None if cell.method == CLEAN else self.protected(cell).name
         data = {**to_dict(section), "publishable": 0}
+        data |= {"train": _content_of(section.train), "test": _content_of(section.test)}
         weights = self._content(victim.weights_path)
         entry = {**to_dict(victim), "title": 0}
         # These keys came later: cells without them keep their folders.
@@ -200,6 +201,12 @@ class GridFolders:
                     self._files[path] = sha256_file(file)
                 return self._files[path]
         return path
+
+
+def _content_of(part: Any) -> Any:
+    """A split as plain values, but for where its links may lead, which changes no picture."""
+    plain = to_dict(part)
+    return {k: v for k, v in plain.items() if k != "links_to"} if plain else plain
 
 
 def read_json(path: Path) -> Any:
