@@ -18,8 +18,9 @@ from unseg.engine.checkpoint import CheckpointFolder, check_fields, load_checkpo
 from unseg.engine.metric_log import MetricLog
 from unseg.engine.players import set_rate
 from unseg.engine.watch import FiniteWatch, stop_signals
-from unseg.io.decode import FORMATS, read_rgb
 from unseg.io.decode import image_size as image_size_of
+from unseg.io.decode import read_rgb
+from unseg.io.kinds import FORMATS
 from unseg.io.suffixes import PICTURE_SUFFIXES
 from unseg.models.autoencoder import Autoencoder
 from unseg.models.build import SIZES, build_surrogate

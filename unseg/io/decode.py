@@ -12,23 +12,28 @@ import contextlib
 import io
 import struct
 import warnings
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO, Any
 
 import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from unseg.io.files import MAX_BYTES, FileContent, check_regular, read_error, read_file
+from unseg.io.header import Header, judged
+from unseg.io.tags import ORIENTATION_TAG, check_block
 from unseg.utils.errors import UserError
 
 MAX_PIXELS = 178_956_970
 """Largest picture read by default, and at all: Pillow itself refuses to open a larger one."""
 
-FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "PPM", "GIF")
-"""Formats that are read; of a phone's JPEG with a second picture behind (MPO) the first."""
+MAX_PROFILE = 16 << 20
+"""Largest colour profile of a PNG that is kept, in bytes."""
 
-ORIENTATION_TAG = 0x0112
+PROFILE_FAULT = "unseg_profile_fault"
+"""Entry of a picture's `info`: why its colour profile is missing there."""
 
 REFUSED = (
     OSError, ValueError, SyntaxError, EOFError, KeyError, IndexError, struct.error, cv2.error,
@@ -47,7 +52,7 @@ def read_rgb(path: str | Path | FileContent, *, max_pixels: int = MAX_PIXELS) ->
     """A picture as (H, W, 3) uint8 RGB, upright; grey is repeated, transparency dropped.
 
     Raises:
-        UserError: missing, not a picture of `FORMATS`, animated, damaged, or above `max_pixels`.
+        UserError: missing, no picture of `kinds.FORMATS`, animated, damaged, above `max_pixels`.
     """
     return _read(read_file(path), max_pixels, colour=True)
 
@@ -88,36 +93,72 @@ def opened(source: Path | FileContent, max_pixels: int) -> Iterator[Image.Image]
         UserError: naming the file and the fault.
     """
     path = source.path if isinstance(source, FileContent) else source
+    with _bytes_of(source, path) as file:
+        header = judged(file, path, max_pixels)
+        pillow_file, info = (file, {}) if header.profile is None else _small(file, header)
+        pillow_file.seek(0)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                image = Image.open(pillow_file, formats=(header.format,))
+        except Image.DecompressionBombError:
+            raise UserError(f"{path}: has more than {max_pixels} pixels; make it smaller") from None
+        except UnidentifiedImageError:
+            raise UserError(f"{path}: damaged {header.format} file; restore or drop it") from None
+        except REFUSED as error:
+            raise _damaged(path, error) from None
+        with image:
+            _check_opened(image, path, max_pixels)
+            image.info.update(info)
+            yield image
+
+
+@contextlib.contextmanager
+def _bytes_of(source: Path | FileContent, path: Path) -> Iterator[IO[bytes]]:
+    if isinstance(source, FileContent):
+        yield io.BytesIO(source.data)
+        return
     try:
-        if not isinstance(source, FileContent):
-            check_regular(path, max_bytes=MAX_BYTES)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            file = io.BytesIO(source.data) if isinstance(source, FileContent) else source
-            image = Image.open(file, formats=FORMATS)
-    except Image.DecompressionBombError:
-        raise UserError(f"{path}: has more than {max_pixels} pixels; make it smaller") from None
-    except UnidentifiedImageError:
-        size = len(source.data) if isinstance(source, FileContent) else path.stat().st_size
-        if size == 0:
-            raise UserError(f"{path}: empty file; restore or drop it") from None
-        fault = f"not a picture of {', '.join(FORMATS)}"
-        raise UserError(f"{path}: {fault}; convert it to PNG or leave it out") from None
-    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+        check_regular(path, max_bytes=MAX_BYTES)
+        file = path.open("rb")
+    except OSError as error:
         raise read_error(path, error) from None
-    except UserError:
-        raise
-    except REFUSED as error:
-        raise _damaged(path, error) from None
-    with image:
-        width, height = image.size
-        if width * height > max_pixels:
-            found = f"{width} x {height} pixels, more than {max_pixels}"
-            raise UserError(f"{path}: has {found}; make it smaller")
-        frames = getattr(image, "n_frames", 1)
-        if image.format != "MPO" and frames > 1:
-            raise UserError(f"{path}: holds several frames or pages; give one picture a file")
-        yield image
+    with file:
+        yield file
+
+
+def _check_opened(image: Image.Image, path: Path, max_pixels: int) -> None:
+    """Once more what the header promised, as the library has understood it."""
+    width, height = image.size
+    if width * height > max_pixels:
+        found = f"{width} x {height} pixels, more than {max_pixels}"
+        raise UserError(f"{path}: has {found}; make it smaller")
+    with decoding(path):
+        is_animated = image.format != "MPO" and getattr(image, "is_animated", False)
+    if is_animated:
+        raise UserError(f"{path}: holds several frames or pages; give one picture a file")
+
+
+def _small(file: IO[bytes], header: Header) -> tuple[IO[bytes], dict[str, Any]]:
+    """A PNG that Pillow opens: without its profile where that is large; and what `info` lacks."""
+    assert header.profile is not None
+    start, end = header.profile
+    file.seek(start)
+    chunk = file.read(end - start)
+    name, _, packed = chunk[8:-4].partition(b"\0")
+    unpacking = zlib.decompressobj()
+    try:
+        profile = unpacking.decompress(packed[1:], MAX_PROFILE)
+    except zlib.error:
+        return file, {PROFILE_FAULT: "that is damaged"}  # Pillow leaves it out
+    if len(profile) <= PngImagePlugin.MAX_TEXT_CHUNK:
+        return file, {}
+    file.seek(0)
+    data = file.read()
+    info: dict[str, Any] = {"icc_profile": profile}
+    if not unpacking.eof:
+        info = {PROFILE_FAULT: f"of more than {MAX_PROFILE:,} bytes"}
+    return io.BytesIO(data[:start] + data[end:]), info
 
 
 @contextlib.contextmanager
@@ -136,10 +177,19 @@ def orientation_of(image: Image.Image) -> int:
     if image.format == "PNG" and not {"exif", "Raw profile type exif"} & set(image.info):
         return 1  # Pillow would decode the whole file to look for a chunk behind the pixels.
     try:
+        check_block(_exif_of(image))
         value = image.getexif().get(ORIENTATION_TAG, 1)
     except Exception:  # a broken EXIF block must not cost the picture
         return 1
     return value if value in range(1, 9) else 1
+
+
+def _exif_of(image: Image.Image) -> bytes:
+    text = image.info.get("Raw profile type exif")
+    if isinstance(text, str):
+        return bytes.fromhex("".join(text.split("\n")[3:]))
+    block = image.info.get("exif", b"")
+    return block if isinstance(block, bytes) else b""
 
 
 def remaining_turn(image: Image.Image) -> int:

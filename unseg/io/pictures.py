@@ -11,29 +11,38 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-import cv2
 import numpy as np
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, PngImagePlugin
 
 from unseg.io.decode import (
     MAX_PIXELS,
-    ORIENTATION_TAG,
+    PROFILE_FAULT,
     REFUSED,
     decoding,
     opened,
     orientation_of,
     turn_upright,
 )
+from unseg.io.deep import deep_pixels, netpbm_pixels
 from unseg.io.files import FileContent, read_file
+from unseg.io.jpeg_end import check_jpeg_end
 from unseg.io.suffixes import FORMAT_SUFFIXES
 from unseg.utils.errors import UserError
 
 OutputFormat = Literal["PNG", "TIFF", "BMP", "WEBP", "JPEG"]
 
-_TIFF_BITS_TAG, _TIFF_PHOTOMETRIC_TAG = 258, 262
-_PNG_GREY_ALPHA = 4
-_CLASSIC_TIFF = 42
+_TIFF_BITS_TAG = 258
 _DIRECT_MODES = ("L", "LA", "RGB", "RGBA")
+_ONE_BIT = "1-bit picture converted to 8-bit grey"
+_METADATA = {
+    "exif": "EXIF",
+    "Raw profile type exif": "EXIF",
+    "xmp": "XMP",
+    "XML:com.adobe.xmp": "XMP",
+    "photoshop": "Photoshop data",
+    "comment": "comment",
+}
+_USUAL_GAMMA = 0.45455
 
 
 @dataclass(frozen=True)
@@ -132,27 +141,30 @@ def read_picture(path: str | Path | FileContent, *, max_pixels: int = MAX_PIXELS
 
 
 def _decode(image: Image.Image, file: FileContent) -> Picture:
-    data, name = file.data, str(file.path)
+    data = file.data
     notes: list[str] = []
     if image.format == "MPO":
         notes.append("took the first picture of a multi-picture JPEG")
     file_format = "JPEG" if image.format == "MPO" else str(image.format)
-    stored_mode, icc = image.mode, image.info.get("icc_profile") or None
-    transparency = image.info.get("transparency")
+    icc = image.info.get("icc_profile") or None
     is_deep = _bits(image, data) == 16
     # Pillow turns TIFF by itself while it loads, its size included; the turn is read before.
     orientation = orientation_of(image)
-    image.load()  # a truncated file ends here, even where OpenCV decodes it below
-    if is_deep:
-        pixels, mode = _deep_pixels(image, data, name)
+    if file_format == "PPM":
+        pixels, mode = _netpbm(image, data, notes)
     else:
-        image, mode = _convert(image, name, transparency, icc, notes), stored_mode
-        if stored_mode == "CMYK":
+        image.load()  # a truncated file ends here, even where OpenCV decodes it below
+        if file_format == "JPEG":
+            check_jpeg_end(image, data, str(file.path))
+        if is_deep:
+            pixels, mode = deep_pixels(image, data, str(file.path))
+        else:
+            pixels, mode = _converted(image, data, str(file.path), icc, notes)
+        if mode == "CMYK":
             icc = None  # it described the inks
-        pixels = np.asarray(image)
-        pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels
     if not (file_format == "TIFF" and not is_deep):
         pixels = turn_upright(pixels, orientation)
+    notes += _left_out(image, icc)
     pixels = np.ascontiguousarray(pixels)
     has_alpha = pixels.shape[2] in (2, 4)
     return Picture(
@@ -166,6 +178,32 @@ def _decode(image: Image.Image, file: FileContent) -> Picture:
     )
 
 
+def _netpbm(image: Image.Image, data: bytes, notes: list[str]) -> tuple[np.ndarray, str]:
+    if image.mode == "1":
+        notes.append(_ONE_BIT)
+    pixels = netpbm_pixels(data)
+    if pixels.dtype == np.uint8:
+        return pixels, image.mode
+    return pixels, "I;16" if pixels.shape[2] == 1 else "RGB;16"
+
+
+def _left_out(image: Image.Image, icc: bytes | None) -> list[str]:
+    """What no output keeps, or not every reader takes."""
+    kinds = {kind for name, kind in _METADATA.items() if image.info.get(name)}
+    gamma = image.info.get("gamma", _USUAL_GAMMA)
+    if abs(gamma - _USUAL_GAMMA) > 0.01:
+        kinds.add(f"gamma {gamma:g}")
+    notes = [f"left out: {', '.join(sorted(kinds))}"] if kinds else []
+    stored = image.info.get("icc_profile")
+    if stored and icc is None:
+        notes.append("left out: the colour profile of the inks")
+    if image.info.get(PROFILE_FAULT):
+        notes.append(f"left out: a colour profile {image.info[PROFILE_FAULT]}")
+    if icc and len(icc) > PngImagePlugin.MAX_TEXT_CHUNK:
+        notes.append(f"kept a colour profile of {len(icc):,} bytes, which not every reader takes")
+    return notes
+
+
 def _bits(image: Image.Image, data: bytes) -> int:
     """Bits of a channel, from the header."""
     if image.format == "PNG":
@@ -174,6 +212,21 @@ def _bits(image: Image.Image, data: bytes) -> int:
         bits = image.tag_v2.get(_TIFF_BITS_TAG, (1,))  # type: ignore[attr-defined]
         return max(bits) if isinstance(bits, tuple) else int(bits)
     return 16 if image.mode.startswith("I;16") or image.mode == "I" else 8
+
+
+def _converted(
+    image: Image.Image, data: bytes, name: str, icc: bytes | None, notes: list[str]
+) -> tuple[np.ndarray, str]:
+    """(H, W, C) uint8 pixels of a loaded picture, and the name of its stored mode."""
+    mode, clear = image.mode, image.info.get("transparency")
+    if mode in ("1", "L") and image.format == "PNG" and clear is not None:
+        notes.append("transparent grey converted to an alpha channel")
+        grey = np.asarray(image.convert("L"))
+        steps = (1 << data[24]) - 1
+        level = clear if mode == "1" else clear * 255 // steps
+        return np.dstack([grey, np.where(grey == level, np.uint8(0), np.uint8(255))]), mode
+    pixels = np.asarray(_convert(image, name, clear, icc, notes))
+    return pixels[:, :, None] if pixels.ndim == 2 else pixels, mode
 
 
 def _convert(
@@ -190,14 +243,14 @@ def _convert(
         notes.append("palette converted to RGB" + ("A" if has_alpha else ""))
         return image.convert("RGBA" if has_alpha else "RGB")
     if mode == "1":
-        notes.append("1-bit picture converted to 8-bit grey")
+        notes.append(_ONE_BIT)
         return image.convert("L")
     if mode == "CMYK":
         notes.append("CMYK converted to RGB")
         return _cmyk_to_rgb(image, icc)
-    if mode in ("L", "RGB") and transparency is not None:
+    if mode == "RGB" and transparency is not None:
         notes.append("transparent colour converted to an alpha channel")
-        return image.convert("LA" if mode == "L" else "RGBA")
+        return image.convert("RGBA")
     if mode not in _DIRECT_MODES:
         raise UserError(f"{name}: pixels of type {mode} are not supported; convert it to PNG")
     return image
@@ -215,44 +268,3 @@ def _cmyk_to_rgb(image: Image.Image, icc: bytes | None) -> Image.Image:
         except (ImageCms.PyCMSError, *REFUSED):
             pass  # an unusable profile: the formula is the best guess left
     return image.convert("RGB")
-
-
-def _deep_pixels(image: Image.Image, data: bytes, name: str) -> tuple[np.ndarray, str]:
-    """(H, W, C) uint16 of a 16-bit PNG, TIFF or PGM, and the name of its mode."""
-    if image.format == "TIFF":
-        kind = image.tag_v2.get(_TIFF_PHOTOMETRIC_TAG)  # type: ignore[attr-defined]
-        if kind not in (1, 2):
-            raise UserError(
-                f"{name}: 16-bit TIFF with photometric interpretation {kind} is not supported; "
-                "convert it to 16-bit RGB or grey"
-            )
-        data = _as_if_upright(data, name)
-    if image.mode.startswith("I") and image.format != "TIFF":
-        return np.asarray(image).astype(np.uint16)[:, :, None], "I;16"
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if pixels is None or pixels.dtype != np.uint16:
-        raise UserError(f"{name}: pixels of this 16-bit {image.format} file are not supported")
-    if pixels.ndim == 2:
-        return pixels[:, :, None], "I;16"
-    if pixels.shape[2] == 4:
-        pixels = cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGBA)
-        if image.format == "PNG" and data[25] == _PNG_GREY_ALPHA:
-            return np.ascontiguousarray(pixels[:, :, [0, 3]]), "LA;16"
-        return pixels, "RGBA;16"
-    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), "RGB;16"
-
-
-def _as_if_upright(data: bytes, name: str) -> bytes:
-    """The TIFF file with orientation 1: OpenCV undoes half of the turns, which differs by version.
-
-    Walks the first directory of the file, entries of 12 bytes: tag, type, count, value.
-    """
-    order: Literal["little", "big"] = "little" if data[:2] == b"II" else "big"
-    if int.from_bytes(data[2:4], order) != _CLASSIC_TIFF:
-        raise UserError(f"{name}: 16-bit BigTIFF files are not supported; convert it to PNG")
-    start = int.from_bytes(data[4:8], order)
-    for entry in range(int.from_bytes(data[start : start + 2], order)):
-        at = start + 2 + 12 * entry
-        if int.from_bytes(data[at : at + 2], order) == ORIENTATION_TAG:
-            return data[: at + 8] + (1).to_bytes(2, order) + data[at + 10 :]
-    return data
