@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from segment_anything.modeling.image_encoder import Attention
 from torch import Tensor, nn
 
 from unseg.models.encoder import ImageEncoder, ImageNetNormalise
+from unseg.models.sam_modules.image_encoder import Attention
 
 
 class Autoencoder(nn.Module):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from unseg.models.encoder import BatchPromptEncoder, ImageEncoder, ImageNetNormalise
 from unseg.models.generator import Generator
@@ -192,8 +193,24 @@ def outline_like(arguments: Mapping[str, Any]) -> Generator:
     side = arguments.get("image_size")
     if isinstance(side, int) and side > _MAX_SIDE:
         raise UserError(f"image_size={side:.3g}: larger than any model's")
-    with torch.device("meta"):
+    with torch.device("meta"), _WithoutValues():
         return generator_like(arguments)
+
+
+class _WithoutValues(TorchFunctionMode):
+    """What fills and scales fresh tensors does nothing, for the meta device has no values.
+
+    There torch computes shapes by Python decompositions, which import its compiler: over a second.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is torch.randn:
+            func = torch.empty
+        if getattr(func, "__name__", "") in ("normal_", "mul"):
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))
 
 
 def build_surrogate(size: str = "vit_b", image_size: int | None = None) -> Surrogate:

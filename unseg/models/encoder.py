@@ -13,12 +13,17 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from segment_anything.modeling import ImageEncoderViT, PromptEncoder
-from segment_anything.modeling.image_encoder import Block, window_partition, window_unpartition
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from unseg.models.attention import Backend, attention
+from unseg.models.sam_modules.image_encoder import (
+    Block,
+    ImageEncoderViT,
+    window_partition,
+    window_unpartition,
+)
+from unseg.models.sam_modules.prompt_encoder import PromptEncoder
 from unseg.types import (
     ABSENT_LABEL,
     IMAGENET_MEAN,

@@ -10,13 +10,12 @@ from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from segment_anything.modeling import MaskDecoder, TwoWayTransformer
-from segment_anything.modeling.common import LayerNorm2d
-from segment_anything.modeling.mask_decoder import MLP
-from segment_anything.modeling.transformer import Attention, TwoWayAttentionBlock
 from torch import Tensor, nn
 
 from unseg.models.encoder import EncodedPrompts
+from unseg.models.sam_modules.common import LayerNorm2d
+from unseg.models.sam_modules.mask_decoder import MLP, MaskDecoder
+from unseg.models.sam_modules.transformer import Attention, TwoWayAttentionBlock, TwoWayTransformer
 
 NoiseReadout = Literal["noise_tokens", "official"]
 

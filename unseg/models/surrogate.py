@@ -8,12 +8,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch.nn.functional as F
-from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor, nn
 
 from unseg.models.encoder import BatchPromptEncoder, EncoderOutput, ImageEncoder, ImageNetNormalise
 from unseg.models.generator import Player
 from unseg.models.noise_decoder import SingleMaskDecoder
+from unseg.models.sam_modules.common import LayerNorm2d
 from unseg.types import Prompts
 
 

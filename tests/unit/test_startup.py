@@ -1,0 +1,42 @@
+"""What a command imports: nothing that it does not need."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+
+TORCHS_COMPILER = {"torch._dynamo", "torch._inductor", "torch.fx.experimental.symbolic_shapes"}
+NOT_FOR_PROTECTING = TORCHS_COMPILER | {
+    "torchvision",
+    "segment_anything",
+    "timm",
+    "sympy",
+    "scipy",
+    "tensorboard",
+    "matplotlib",
+    "pooch",
+}
+
+
+def imported(*call: str) -> set[str]:
+    """Modules in memory after a call of `unseg`, in a process of its own."""
+    code = (
+        "import sys; from unseg.cli import main; code = main(sys.argv[1:]); "
+        "print('\\n'.join(['', *sys.modules])); sys.exit(code)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, *call], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    return set(result.stdout.splitlines())
+
+
+def test_protecting_a_picture_imports_torch_and_little_else(tmp_path):
+    picture = tmp_path / "photo.png"
+    cv2.imwrite(str(picture), np.full((24, 32, 3), 90, np.uint8))
+    found = imported("protect", str(picture), "--output", str(tmp_path / "out"))
+    assert "torch" in found
+    assert found & NOT_FOR_PROTECTING == set()
