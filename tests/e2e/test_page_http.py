@@ -13,6 +13,7 @@ import sys
 import urllib.error
 import urllib.request
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -157,6 +158,40 @@ def test_uploads_are_bounded_in_bytes_and_pixels(window, tmp_path):
     Image.new("RGB", (800, 700)).save(tmp_path / "wide.png")
     loaded = window.load(tmp_path / "wide.png")
     assert "more than 0.5 megapixels" in loaded["status"]
+
+
+def _status(server: Any, path: str, body: bytes | None = None, **headers: str) -> int:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    request = urllib.request.Request(server.url + path, body, named)
+    try:
+        return urllib.request.urlopen(request).status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def test_only_its_own_windows_can_use_the_page(server, pictures):
+    before = Counter(server.refused)
+    assert _status(server, "config", Host="rebound.example") == 421
+    assert _status(server, "", b"", Origin="http://evil.example") == 403
+    border = b"--cut\r\nContent-Disposition: form-data; name=files; filename=plain.png\r\n\r\n"
+    body = border + pictures["plain.png"].read_bytes() + b"\r\n--cut--\r\n"
+    form = {"Content_Type": "multipart/form-data; boundary=cut"}
+    files = {path for path in server.sessions.folder.rglob("*") if path.is_file()}
+    assert _status(server, "gradio_api/upload", body, **form) == 403
+    assert {path for path in server.sessions.folder.rglob("*") if path.is_file()} == files
+    cookie = urllib.request.urlopen(server.url).headers["set-cookie"].split(";")[0]
+    assert _status(server, "gradio_api/upload", body, **form, Cookie=cookie) == 200
+    call = json.dumps({"data": [None]}).encode()
+    assert _status(server, "gradio_api/run/load", call, Cookie=cookie) == 403
+    assert server.refused - before == {"foreign name": 1, "foreign origin": 1, "no session": 2}
+
+
+def test_the_page_fetches_no_address_that_is_called_a_file(window, asked):
+    address = {"path": "http://192.0.2.1/picture.png", "meta": {"_type": "gradio.FileData"}}
+    before = len(asked)
+    with pytest.raises(Exception, match="files of this computer only"):
+        window.call("load", [address])
+    assert "192.0.2.1" not in asked[before:]
 
 
 def test_files_of_the_machine_are_not_served(server, tmp_path):

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
-import ipaddress
 import os
-import shutil
 import signal
 import socket
 import sys
-import tempfile
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from unseg.commands._run import user_errors
@@ -22,8 +21,9 @@ DOC = """Open a page in your browser: drop pictures, mark the object, choose the
   unseg demo --generator weight_dir/generator.safetensors
   unseg demo --port 8000 --no-browser
 
-The page is served to this computer only, asks nothing of the network, and removes its temporary
-files when a window closes and when the command ends (Ctrl+C).
+The page is served to this computer only, answers only its own windows, asks nothing of the network,
+and removes its temporary files when a window closes and when the command ends (Ctrl+C). Those of a
+command that was killed are removed at the next start.
 """
 
 
@@ -32,6 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run `unseg demo [...]`."""
     options = _parser().parse_args(argv)
     _check(options)
+    from unseg.page.folder import temporary_folder
     from unseg.page.session import Limits
     from unseg.protection.api import load_generator
     from unseg.utils.distributed import pick_device
@@ -41,10 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         generator = load_generator(options.generator, options.device)
     except UserError as error:
         raise UserError(f"--generator: {error}") from None
-    # Ended by a service manager as by Ctrl+C: with the temporary files removed.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    folder = Path(tempfile.mkdtemp(prefix="unseg-demo-"))
-    try:
+    with _ended_by_signals(), temporary_folder() as folder:
         _set_environment(folder)
         from unseg.page.app import serve
 
@@ -60,13 +58,35 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             print(f"The page is at {server.url} (Ctrl+C ends it)", flush=True)
             server.wait()
-        except KeyboardInterrupt:
-            print("stopped; temporary files are removed")  # the usual end, not a failure
+        except KeyboardInterrupt:  # the usual end, not a failure
+            with contextlib.suppress(OSError):  # the terminal is gone
+                print(_farewell(server.refused), flush=True)
         finally:
             server.close()
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     return 0
+
+
+@contextlib.contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """A service manager and a closed terminal end the page as Ctrl+C does: files are removed."""
+    before = {}
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # not every system has both
+        if number is not None and signal.getsignal(number) != signal.SIG_IGN:  # nohup
+            before[number] = signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _farewell(refused: Counter[str]) -> str:
+    text = "stopped; temporary files are removed"
+    if not refused:
+        return text
+    kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(refused.items()))
+    return f"{text}; requests refused because they were not of the page's windows: {kinds}"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -104,6 +124,8 @@ def _check(options: argparse.Namespace) -> None:
     Raises:
         UserError: gradio is missing, a number out of range, or a port that is taken.
     """
+    from unseg.page.guard import is_loopback
+
     if importlib.util.find_spec("gradio") is None:
         raise UserError('the page needs gradio; install it with: pip install "unseg[demo]"')
     for flag, value in (
@@ -126,7 +148,7 @@ def _check(options: argparse.Namespace) -> None:
             f"--host {options.host} --port {options.port}: cannot be listened on "
             f"({error.strerror or error}); choose another --port"
         ) from None
-    if not ipaddress.ip_address(address[0]).is_loopback:
+    if not is_loopback(str(address[0])):
         print(
             f"warning: --host {options.host} lets other computers use this page and its generator",
             file=sys.stderr,

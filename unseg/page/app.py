@@ -1,4 +1,4 @@
-"""The layout of the page and its server.
+"""The events of the page and its server.
 
 Annotations are evaluated here (no `from __future__ import annotations`): gradio finds the window of
 a call by the type of the parameter.
@@ -6,24 +6,18 @@ a call by the type of the parameter.
 
 import shutil
 import threading
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from unseg.page.handlers import NO_PICTURE, NO_RESULT, Handlers, Values
-from unseg.page.protecting import WHAT_IT_DOES_NOT_DO, Protector
+from unseg.page.guard import Guard
+from unseg.page.handlers import Handlers, Values
+from unseg.page.layout import TITLE, asset, layout, theme
+from unseg.page.protecting import Protector
 from unseg.page.session import Limits, Sessions
 
-TITLE = "UnSeg: protect pictures"
-_INTRODUCTION = (
-    "<h1>Protect your pictures</h1>"
-    "<p>Adds noise of a few grey levels. Segmentation models that are <em>trained</em> on the "
-    "protected pictures learn less about the marked object. Everything stays on this computer.</p>"
-    f"<details open><summary>What it does not do</summary><p>{WHAT_IT_DOES_NOT_DO}</p></details>"
-)
-_FONTS = ("system-ui", "sans-serif")
 _CACHE_SECONDS = 12 * 3600
 _OUTPUTS = (
     "files", "picture", "canvas", "layer", "mask_text", "psnr", "status", "compare", "download",
@@ -39,11 +33,13 @@ class Server:
         url: its address.
         sessions: its windows.
         blocks: gradio's object.
+        refused: how many requests were not those of its windows, by kind.
     """
 
     url: str
     sessions: Sessions
     blocks: Any
+    refused: Counter[str]
 
     def wait(self) -> None:
         """Serve until the process is interrupted."""
@@ -81,8 +77,12 @@ def serve(
     Raises:
         OSError: the port is taken.
     """
+    from starlette.middleware import Middleware
+
     limits = limits or Limits()
     sessions = Sessions(folder, limits)
+    refused: Counter[str] = Counter()
+    guard = Middleware(Guard, host=host, folder=folder, limits=limits, refused=refused)
     blocks = build_page(sessions, Protector(generator, device))
     blocks.queue(default_concurrency_limit=4)
     _, url, _ = blocks.launch(
@@ -99,12 +99,13 @@ def serve(
         run_history=False,
         footer_links=[],
         max_file_size=limits.max_bytes,
-        theme=_theme(),
+        theme=theme(),
         css=asset("page.css"),
         # Gradio would ask its own page once more and give up after 3 s: too short on a busy one.
         _frontend=False,
+        app_kwargs={"middleware": [guard]},
     )
-    return Server(url=url, sessions=sessions, blocks=blocks)
+    return Server(url=url, sessions=sessions, blocks=blocks, refused=refused)
 
 
 def build_page(sessions: Sessions, protector: Protector) -> Any:
@@ -115,115 +116,26 @@ def build_page(sessions: Sessions, protector: Protector) -> Any:
     with gr.Blocks(
         title=TITLE, analytics_enabled=False, delete_cache=(600, _CACHE_SECONDS)
     ) as page:
-        parts = _layout(gr, sessions.limits)
+        parts = layout(gr, sessions.limits)
         _wire(gr, page, parts, handlers)
+    _take_local_files_only(gr, page)
     return page
 
 
-def asset(name: str) -> str:
-    """Text of a file that belongs to the page."""
-    return (resources.files("unseg") / "assets" / name).read_text(encoding="utf-8")
+def _take_local_files_only(gr: Any, page: Any) -> None:
+    """Gradio would fetch a file whose path is an address of the network."""
 
+    def local_only(move: Callable[..., Any]) -> Callable[..., Any]:
+        def checked(path: Any) -> Any:
+            if "://" in str(path):
+                raise gr.Error("the page takes files of this computer only")
+            return move(path)
 
-def _theme() -> Any:
-    """Fonts of the system: nothing is fetched."""
-    import gradio as gr
+        return checked
 
-    return gr.themes.Default(primary_hue="blue", font=_FONTS, font_mono=("monospace",)).set(
-        button_primary_background_fill="#1d4ed8",
-        button_primary_background_fill_hover="#1e40af",
-        button_primary_background_fill_dark="#1d4ed8",
-        button_primary_background_fill_hover_dark="#2563eb",
-        button_large_text_weight="600",
-        button_large_text_size="15px",
-        slider_color="#1d4ed8",
-        slider_color_dark="#3b82f6",
-        layout_gap="14px",
-        # Grey of the default theme is too pale to read.
-        body_text_color_subdued="#4b5563",
-        body_text_color_subdued_dark="#c4c4cc",
-    )
-
-
-def _layout(gr: Any, limits: Limits) -> dict[str, Any]:
-    """The components by name, in reading order, which is also that of the Tab key.
-
-    What cannot be used yet is not shown: handlers make it visible.
-    """
-    parts: dict[str, Any] = {}
-
-    def html(text: str, name: str) -> Any:
-        return gr.HTML(text, padding=False, elem_classes=name)
-
-    def step(number: int, text: str) -> None:
-        html(f"<h2><span>{number}</span>{text}</h2>", "unseg-step")
-
-    html(_INTRODUCTION, "unseg-introduction")
-    with gr.Row(elem_classes="unseg-columns"):
-        with gr.Column(scale=5, min_width=300):
-            step(1, "Add pictures")
-            parts["files"] = gr.File(
-                label="Pictures",
-                show_label=False,
-                file_count="multiple",
-                height=112,
-                elem_id="unseg-files",
-            )
-            html(
-                f"PNG, JPEG, TIFF, WebP or BMP; up to {limits.megapixels:g} megapixels and "
-                f"{limits.megabytes:g} MB each.",
-                "unseg-note",
-            )
-            parts["picture"] = gr.Dropdown(
-                label="Shown picture", choices=[], interactive=True, visible=False
-            )
-            step(2, "Mark what to protect")
-            parts["canvas"] = gr.HTML(
-                NO_PICTURE,
-                html_template=asset("page_canvas.html"),
-                js_on_load=asset("page_canvas.js"),
-                elem_id="unseg-canvas",
-                padding=False,
-            )
-            # A value of its own: an answer in the canvas's would replace marks not yet sent.
-            parts["layer"] = gr.HTML(
-                NO_PICTURE, js_on_load=asset("page_layer.js"), visible="hidden"
-            )
-            parts["mask_text"] = html("", "unseg-text")
-        with gr.Column(scale=3, min_width=300, elem_classes="unseg-side"):
-            step(3, "Choose the strength")
-            with gr.Group():
-                parts["epsilon"] = gr.Slider(
-                    1, 32, value=8, step=1, label="Inside the mask, in grey levels", buttons=[]
-                )
-                parts["epsilon_bg"] = gr.Slider(
-                    0, 32, value=2, step=1, label="Outside of it", buttons=[]
-                )
-            parts["psnr"] = gr.HTML("", padding=False, elem_id="unseg-psnr")
-            step(4, "Protect and download")
-            parts["protect"] = gr.Button(
-                "Protect this picture", variant="primary", interactive=False
-            )
-            parts["protect_all"] = gr.Button("Protect all pictures", visible=False)
-            parts["status"] = gr.HTML("", padding=False, elem_id="unseg-status")
-            parts["download"] = gr.DownloadButton("Download this result (PNG)", visible=False)
-            parts["download_all"] = gr.DownloadButton(
-                "Download all with manifest (zip)", visible=False
-            )
-            parts["forget"] = gr.Button(
-                "Remove my pictures from the disk",
-                size="sm",
-                visible=False,
-                elem_classes="unseg-quiet",
-            )
-    parts["compare"] = gr.HTML(
-        NO_RESULT,
-        html_template=asset("page_compare.html"),
-        js_on_load=asset("page_compare.js"),
-        elem_id="unseg-compare",
-        padding=False,
-    )
-    return parts
+    for block in page.blocks.values():
+        for name in ("async_move_resource_to_block_cache", "move_resource_to_block_cache"):
+            setattr(block, name, local_only(getattr(block, name)))
 
 
 def _wire(gr: Any, page: Any, parts: dict[str, Any], handlers: Handlers) -> None:
@@ -231,88 +143,96 @@ def _wire(gr: Any, page: Any, parts: dict[str, Any], handlers: Handlers) -> None
     outputs = [parts[name] for name in _OUTPUTS]
     # One picture at a time goes through the generator, whatever the number of windows.
     turn: dict[str, Any] = {"concurrency_id": "generator", "concurrency_limit": 1}
+    hidden: dict[str, Any] = {"show_progress": "hidden"}
     strength = [parts["picture"], parts["epsilon"], parts["epsilon_bg"]]
-
-    def named(values: Values) -> dict[Any, Any]:
-        return {parts[name]: value for name, value in values.items()}
-
-    def of_window(method: Callable[..., Values]) -> Callable[..., dict[Any, Any]]:
-        def run(request: gr.Request, *values: Any) -> dict[Any, Any]:
-            return named(method(str(request.session_hash), *values))
-
-        return run
-
-    def protecting(everything: bool) -> Callable[..., dict[Any, Any]]:
-        def run(
-            key: Any,
-            epsilon: Any,
-            epsilon_bg: Any,
-            message: Any,
-            request: gr.Request,
-            progress: Any = gr.Progress(),  # noqa: B008  (gradio looks for it there)
-        ) -> dict[Any, Any]:
-            return named(
-                handlers.protect(
-                    str(request.session_hash),
-                    key,
-                    epsilon,
-                    epsilon_bg,
-                    message,
-                    everything=everything,
-                    on_progress=lambda done, total: progress((done, total), unit="pictures"),
-                )
-            )
-
-        return run
-
-    def close(request: gr.Request) -> None:
-        handlers.sessions.close(str(request.session_hash))
-
-    def live(event: Any) -> None:
-        event.then(
-            of_window(handlers.strength),
-            strength,
-            [parts["psnr"]],
-            show_progress="hidden",
-            api_visibility="private",
-            **turn,
-        )
-
-    live(parts["files"].upload(of_window(handlers.load), parts["files"], outputs, api_name="load"))
-    live(
-        parts["picture"].input(
-            of_window(handlers.select), parts["picture"], outputs, api_name="select"
+    load, select, mark, figure, forget = (
+        _of_window(gr, parts, method)
+        for method in (
+            handlers.load,
+            handlers.select,
+            handlers.mark,
+            handlers.strength,
+            handlers.forget,
         )
     )
-    live(
-        parts["canvas"].input(
-            of_window(handlers.mark),
-            parts["canvas"],
-            outputs,
-            api_name="mark",
-            trigger_mode="always_last",
-            show_progress="hidden",
-            **turn,
-        )
-    )
+    canvas, last = parts["canvas"], {"trigger_mode": "always_last"}
+    for event in (
+        parts["files"].upload(load, parts["files"], outputs, api_name="load"),
+        parts["picture"].input(select, parts["picture"], outputs, api_name="select"),
+        canvas.input(mark, canvas, outputs, api_name="mark", **last, **hidden, **turn),
+    ):
+        event.then(figure, strength, [parts["psnr"]], api_visibility="private", **hidden, **turn)
     gr.on(
         [parts["epsilon"].change, parts["epsilon_bg"].change],
-        of_window(handlers.strength),
+        figure,
         strength,
         [parts["psnr"]],
         api_name="strength",
-        trigger_mode="always_last",
-        show_progress="hidden",
+        **last,
+        **hidden,
         **turn,
     )
     for name, everything in (("protect", False), ("protect_all", True)):
         parts[name].click(
-            protecting(everything),
-            [*strength, parts["canvas"]],
+            _protecting(gr, parts, handlers, everything=everything),
+            [*strength, canvas],
             outputs,
             api_name=name,
             trigger_mode="once",
             **turn,
         )
-    parts["forget"].click(of_window(handlers.forget), None, outputs, api_name="forget")
+    parts["forget"].click(forget, None, outputs, api_name="forget")
+
+    def close(request: gr.Request) -> None:
+        handlers.sessions.close(str(request.session_hash))
+
     page.unload(close)
+
+
+def _of_window(
+    gr: Any, parts: dict[str, Any], method: Callable[..., Values]
+) -> Callable[..., dict[Any, Any]]:
+    """A handler as gradio calls it: the window's name is taken from the request."""
+
+    def run(request: gr.Request, *values: Any) -> dict[Any, Any]:
+        return _named(parts, method(_window(gr, request), *values))
+
+    return run
+
+
+def _protecting(
+    gr: Any, parts: dict[str, Any], handlers: Handlers, *, everything: bool
+) -> Callable[..., dict[Any, Any]]:
+    """The handler of a button that protects, with its bar."""
+
+    def run(
+        key: Any,
+        epsilon: Any,
+        epsilon_bg: Any,
+        message: Any,
+        request: gr.Request,
+        progress: Any = gr.Progress(),  # noqa: B008  (gradio looks for it there)
+    ) -> dict[Any, Any]:
+        values = handlers.protect(
+            _window(gr, request),
+            key,
+            epsilon,
+            epsilon_bg,
+            message,
+            everything=everything,
+            on_progress=lambda done, total: progress((done, total), unit="pictures"),
+        )
+        return _named(parts, values)
+
+    return run
+
+
+def _named(parts: dict[str, Any], values: Values) -> dict[Any, Any]:
+    return {parts[name]: value for name, value in values.items()}
+
+
+def _window(gr: Any, request: Any) -> str:
+    """The window that calls; gradio's other callers have none, and nobody would close it."""
+    if not request.session_hash:
+        raise gr.Error("open the page in a window first")
+    return str(request.session_hash)

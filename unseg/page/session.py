@@ -48,6 +48,11 @@ class Limits:
         """Bytes of one file."""
         return int(self.megabytes * 1e6)
 
+    @property
+    def most_bytes(self) -> int:
+        """Bytes of all files of the page, beyond which nothing is uploaded."""
+        return self.num_pictures * self.max_bytes
+
 
 @dataclass
 class Upload:
