@@ -19,8 +19,9 @@ from generate_cases import entries_of, make_set, protect_set
 from unseg.commands.check import main as check
 from unseg.config.dataset import DatasetConfig
 from unseg.data.annotations import build_source
+from unseg.data.header_check import check_dataset
 from unseg.data.hqseg import open_folders, open_list
-from unseg.data.pairs import DataError, check_dataset
+from unseg.data.pairs import DataError
 from unseg.utils.errors import UserError
 
 SIGNS = ("method=random_sign", "noise.grid=8")

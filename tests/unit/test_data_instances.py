@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from unseg.data.coco_instances import open_coco_instances
-from unseg.data.pairs import DataError, check_dataset
+from unseg.data.header_check import check_dataset
+from unseg.data.pairs import DataError
 from unseg.utils.errors import UserError
 
 

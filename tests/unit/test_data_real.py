@@ -9,9 +9,10 @@ import pytest
 from real_data_cases import expected_count, need
 
 from unseg.data.coco_instances import open_coco_instances
+from unseg.data.header_check import check_dataset
 from unseg.data.hqseg import open_list
 from unseg.data.loader import TrainLoader
-from unseg.data.pairs import Subset, check_dataset
+from unseg.data.pairs import Subset
 from unseg.data.prompts import OBJECT_ABOVE
 from unseg.data.validation import ValidationLoader
 

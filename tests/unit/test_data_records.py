@@ -10,8 +10,9 @@ import cv2
 import numpy as np
 import pytest
 
+from unseg.data.header_check import check_dataset
 from unseg.data.hqseg import PARTS, TRAINING_PARTS, open_hqseg, open_list, open_part
-from unseg.data.pairs import DataError, Joined, PairDataset, StringTable, Subset, check_dataset
+from unseg.data.pairs import DataError, Joined, PairDataset, StringTable, Subset
 from unseg.utils.errors import UserError
 
 

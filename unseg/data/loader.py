@@ -225,7 +225,7 @@ class TrainLoader:
     """Endless supply of jittered, prompted training batches, an epoch at a time.
 
     Args:
-        dataset: checked samples (`records.check_dataset`).
+        dataset: checked samples (`header_check.check_dataset`).
         image_size: side S of the generator's frame, which images and masks come in.
         generator_mask_size: side of the generator's mask prompts (4g).
         surrogate_image_size: side of the surrogate's frame, which its prompts are in.

@@ -1,25 +1,26 @@
-"""Image and mask pairs on disk: compact tables of paths, the check before training, reading.
+"""Image and mask pairs on disk: compact tables of paths, what headers tell, reading.
 
 A table of a million pairs takes about 100 bytes a pair, in arrays that worker processes share.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
+from unseg.data.known_headers import KnownHeaders, stamps_of
 from unseg.data.mask_values import THRESHOLD, ones_to_255
 from unseg.io.decode import image_size, read_grey, read_rgb
 from unseg.io.files import path_below, resolve_inside
 from unseg.types import Sample
 from unseg.utils.errors import UserError
-from unseg.utils.logging import Progress
 
 _log = logging.getLogger(__name__)
 
@@ -96,6 +97,10 @@ class StringTable:
         start = int(self._ends[index - 1]) if index else 0
         return self._bytes[start : self._ends[index]].tobytes().decode("utf-8", "surrogateescape")
 
+    def digest(self) -> bytes:
+        """SHA-256 of all texts and of where they end."""
+        return hashlib.sha256(self._ends.tobytes() + self._bytes.tobytes()).digest()
+
 
 class PairDataset:
     """Image and mask files below a root.
@@ -125,6 +130,7 @@ class PairDataset:
         self._scale: int | None = None
         # Resolving symbolic links costs as much as a small decode: once for each pair is enough.
         self._is_inside = np.zeros(len(kept), bool)
+        self.headers = KnownHeaders()
 
     def __len__(self) -> int:
         return len(self._images)
@@ -157,6 +163,9 @@ class PairDataset:
             pair = self.pair(index)
         except UserError as error:
             return f"{self.name}: {error}"
+        stamps = stamps_of(pair.image_path, pair.mask_path)
+        if stamps is not None and self.headers.holds(index, stamps):
+            return None
         sizes, faults = [], []
         for path in (pair.image_path, pair.mask_path):
             try:
@@ -169,7 +178,15 @@ class PairDataset:
                 f"{pair.mask_path}: mask is {mask} but its image {pair.image_path.name} is "
                 f"{image}; give them one size or drop the pair"
             )
+        if not faults and stamps is not None:
+            self.headers.learn(index, stamps)
         return "; ".join(faults) or None
+
+    @property
+    def key(self) -> bytes:
+        """Tells this list of pairs from every other: its root and all its paths."""
+        root = os.fsencode(self.root.resolve())
+        return b"\0".join((root, self._images.digest(), self._masks.digest()))
 
     @property
     def mask_scale(self) -> int:
@@ -287,49 +304,12 @@ def prepare(dataset: Dataset) -> None:
         dataset.prepare()
 
 
-def check_dataset(
-    dataset: Dataset,
-    *,
-    skip_faulty: bool = False,
-    num_threads: int = 16,
-    rank: int = 0,
-    report: Callable[[str], None] | None = None,
-) -> Dataset:
-    """The data set once every header is checked; without its faulty samples if so asked.
-
-    Args:
-        dataset: to be checked, whole.
-        skip_faulty: leave faulty samples out, each reported, instead of raising.
-        num_threads: files opened at a time (opening waits, mostly).
-        rank: only rank 0 shows progress.
-        report: receives one line for each sample left out; a warning in the log by default.
-
-    Raises:
-        DataError: all faults at once, or a data set without samples.
-    """
-    faults: dict[int, str] = {}
-    with (
-        ThreadPoolExecutor(num_threads) as pool,
-        Progress(len(dataset), f"check {dataset.name}", unit="pairs", rank=rank) as progress,
-    ):
-        # In slices, as the pool would otherwise make a future for each of a million pairs.
-        for start in range(0, len(dataset), 4096):
-            indices = range(start, min(start + 4096, len(dataset)))
-            for index, fault in zip(indices, pool.map(dataset.fault, indices), strict=True):
-                if fault:
-                    faults[index] = fault
-                progress.update()
-    if faults and not skip_faulty:
-        raise DataError(list(faults.values()))
-    for fault in faults.values():
-        (report or _warn)(fault)
-    if len(faults) == len(dataset):
-        raise DataError([f"{dataset.name}: has no usable pair"])
-    prepare(dataset)
-    if not faults:
-        return dataset
-    return Subset(dataset, np.setdiff1d(np.arange(len(dataset)), np.fromiter(faults, np.int64)))
-
-
-def _warn(fault: str) -> None:
-    _log.warning("left out: %s", fault)
+def pair_sets(dataset: Dataset) -> Iterator[PairDataset]:
+    """The sets of pairs on disk that a data set is made of."""
+    if isinstance(dataset, PairDataset):
+        yield dataset
+    elif isinstance(dataset, Subset):
+        yield from pair_sets(dataset.dataset)
+    elif isinstance(dataset, Joined):
+        for part in dataset.datasets:
+            yield from pair_sets(part)

@@ -9,9 +9,10 @@ from pathlib import Path
 import torch
 
 from unseg.config.train import DataConfig, TrainConfig
+from unseg.data.header_check import check_dataset
 from unseg.data.hqseg import VALIDATION_PARTS, open_hqseg, open_list, open_part
 from unseg.data.loader import TrainLoader
-from unseg.data.pairs import DataError, Dataset, Joined, check_dataset
+from unseg.data.pairs import DataError, Dataset, Joined
 from unseg.data.validation import ValidationLoader
 from unseg.io.files import atomic_write, path_below
 from unseg.models import Generator, Surrogate
@@ -60,11 +61,9 @@ def build_loaders(
     Raises:
         UserError: folders, lists or files are missing or faulty; all of them are named at once.
     """
-    dataset = check_dataset(
-        open_training(config.data), skip_faulty=config.data.skip_faulty, rank=rank
-    )
+    dataset = check_dataset(open_training(config.data), skip_faulty=config.data.skip_faulty)
     validation = {
-        name: check_dataset(part, skip_faulty=config.data.skip_faulty, rank=rank)
+        name: check_dataset(part, skip_faulty=config.data.skip_faulty)
         for name, part in open_validation(config.data, config.validate.limit).items()
     }
     train = TrainLoader(
