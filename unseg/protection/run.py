@@ -82,10 +82,10 @@ def generate(
             plan = replace(plan, earlier=finished(folder))
         kept = _protect_share(plan, on_entry)
         total_kept = sum(distributed.all_gather_object(kept))
-        _together(lambda: _end(plan, total_kept, start) if distributed.is_main() else None)
-        summary = _summary(plan, total_kept, start)
-        distributed.barrier()  # nobody returns while another still reads
-        return summary
+        summary = _together(
+            lambda: _end(plan, total_kept, start) if distributed.is_main() else None
+        )
+        return cast(Summary, distributed.all_gather_object(summary)[0])
 
 
 def _protect_share(plan: Plan, on_entry: Callable[[dict[str, Any]], None] | None) -> int:
@@ -122,7 +122,7 @@ def _begin(plan: Plan) -> None:
     atomic_write_bytes(folder / "config.yaml", to_yaml(config).encode())
 
 
-def _end(plan: Plan, kept: int, start: float) -> None:
+def _end(plan: Plan, kept: int, start: float) -> Summary:
     """Rank 0, after the last image: one manifest, the mirror, the summary, the contact sheet."""
     folder, output = plan.layout.folder, plan.config.output
     join_parts(folder, [item.key for item in plan.items])
@@ -146,6 +146,7 @@ def _end(plan: Plan, kept: int, start: float) -> None:
         )
         limit = plan.method.bounds[0] if plan.method.bounds is not None else 8
         write_contact_sheet(folder, list(islice(shown, output.contact_sheet)), limit=limit)
+    return summary
 
 
 def _summary(plan: Plan, kept: int, start: float) -> Summary:

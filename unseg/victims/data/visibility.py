@@ -1,4 +1,4 @@
-"""How far a person sees the change of a picture: colour differences after the eye's own blur, SSIM."""
+"""How far a person sees the change of a picture: colour differences after the eye's blur, SSIM."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _EYE = (
     ((0.531, 0.0392), (0.330, 0.494)),
     ((0.488, 0.0536), (0.371, 0.386)),
 )
-"""(weight, spread in degrees) of the Gaussians by which the eye blurs each opponent colour: S-CIELAB,
-Zhang and Wandell, SID 1996. Weights are brought to a sum of 1."""
+"""(weight, spread in degrees) of the Gaussians by which the eye blurs each opponent colour:
+S-CIELAB, Zhang and Wandell, SID 1996. Weights are brought to a sum of 1."""
 
 
 @dataclass(frozen=True)
