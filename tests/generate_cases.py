@@ -18,7 +18,9 @@ from unseg.protection.run import generate
 from unseg.protection.writing.manifest import read_manifest
 from unseg.protection.writing.summary import Summary
 
-RECORDS = ("manifest", "summary.json", "run.json", "config.yaml", ".unseg.lock")
+RECORDS = (
+    "manifest", "summary.json", "run.json", "config.yaml", ".unseg.lock", "other_files.jsonl",
+)  # fmt: skip
 
 
 @functools.cache

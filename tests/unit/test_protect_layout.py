@@ -110,13 +110,52 @@ def test_a_mirrored_set_is_read_by_the_same_configuration(tmp_path, how):
         assert (source.read(new).class_map == original.read(old).class_map).all()
     found = tree_bytes(out)
     assert found["README.txt"] == b"terms"
-    assert "masks/000.png" in found
     # Clean pictures are never published by mistake.
     assert not any(name.endswith(".jpg") for name in found)
     linked = (out / "README.txt").stat().st_ino == (root / "README.txt").stat().st_ino
     assert linked == (how == "link")
     # The data set itself is untouched.
     assert json.loads((root / "instances.json").read_text())["images"][0]["file_name"] == "000.jpg"
+
+
+def test_a_mirror_copies_other_pictures_on_request_but_none_that_is_protected(
+    tmp_path,
+):
+    root = coco_set(tmp_path / "in")
+    (root / "val").mkdir()
+    (root / "val/test.jpg").write_bytes((root / "masks/001.png").read_bytes())
+    (root / "archive").mkdir()
+    (root / "archive/copy of 000.dat").write_bytes((root / "images/000.jpg").read_bytes())
+    (root / "archive/link.bin").symlink_to("../images/001.jpg")
+    (root / "archive/outside.txt").symlink_to("/etc/hostname")
+    (root / "folder").symlink_to(tmp_path)
+    same, link = "not copied: the same as an image of the list", "not copied: a linked folder"
+    expected = {
+        "README.txt": "copied unchanged",
+        "archive/copy of 000.dat": same,
+        "archive/link.bin": same,
+        "archive/outside.txt": "not copied: a link out of the data set",
+        "folder": link,
+        "images/unlisted.jpg": same,
+        "instances.json": "copied with the new names",
+        "list.txt": "copied unchanged",
+        **dict.fromkeys(("masks/000.png", "masks/001.png", "masks/002.png", "val/test.jpg")),
+    }
+    for copies, what in (
+        (False, "not copied: a picture outside of the list"),
+        (True, "copied unchanged"),
+    ):
+        out = tmp_path / f"out {copies}"
+        summary = protect_set(
+            root, out, *COCO, "output.layout=mirror", f"output.copy_unlisted={copies}"
+        )
+        lines = map(json.loads, (out / "other_files.jsonl").read_text().splitlines())
+        found = {line["file"]: line["what"] for line in lines}
+        assert found == {name: kind or what for name, kind in expected.items()}
+        written = {name for name in tree_bytes(out) if name in expected}
+        assert written == {name for name, kind in found.items() if not kind.startswith("not")}
+        assert summary.beside[same] == 3
+        assert f"{same}  " in summary.table()
 
 
 def test_a_mirror_keeps_the_old_names_on_request(tmp_path):

@@ -21,10 +21,20 @@ DOC = """Protect pictures; what protects one object is a prompt, without one the
   unseg protect photos/ --output DIR                              every picture of a folder
   unseg protect photos/ --mask masks/ --output DIR                masks of the same names
 
-Pictures are written without loss (PNG); manifest.jsonl holds what was measured in each file. Exit
-codes: 0 all written, 1 some failed, 2 bad call.
+Pictures are written without loss (PNG); manifest.jsonl holds what was measured in each file, and
+other_files.jsonl names what is no picture. Exit codes: 0 all written, 1 some failed, 2 bad call.
 """
 
+_FLAGS = {
+    "set output.keep_suffix=true": "give --keep-suffix",
+    "set run.restart=true": "give --restart",
+    "set output.format=png": "give --format png",
+    "set run.device=cpu": "give --device cpu",
+    "another output.dir": "another --output",
+    "output.dir=": "--output ",
+    "generator.path": "--generator",
+}
+"""What messages advise to those who have a configuration, and what it is called here."""
 
 _SHOWN = 50
 """Pictures of a folder that get a line of their own."""
@@ -34,13 +44,21 @@ _SHOWN = 50
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `unseg protect PATH... --output DIR [...]`."""
     options = _parser().parse_args(argv)
+    from unseg.utils.logging import setup_logging
+
+    setup_logging()
+    try:
+        return _protect(options)
+    except UserError as error:
+        raise UserError(_with_flags(str(error))) from None
+
+
+def _protect(options: argparse.Namespace) -> int:
     from unseg.config.generate import GenerateConfig
     from unseg.config.load import load_config
     from unseg.protection.reading.given_pictures import GivenPictures
     from unseg.protection.run import generate
-    from unseg.utils.logging import setup_logging
 
-    setup_logging()
     source = GivenPictures(options.pictures, _prompts(options))
     config = load_config(GenerateConfig, None, _overrides(options, bool(source.folders)))
     shown: list[str] = []
@@ -48,12 +66,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     def show(entry: dict[str, Any]) -> None:
         if len(shown) < _SHOWN:
             shown.append(entry["key"])
-            print(_line(entry, options.output))
+            print(_with_flags(_line(entry, options.output)))
 
     summary = generate(config, source=source, folders=source.folders, on_entry=show)
-    if len(source.items()) > 1 or options.dry_run:
-        print(summary.table())
+    if summary.total > 1 or options.dry_run or source.folders:
+        print(_with_flags(summary.table()))
     return summary.exit_code
+
+
+def _with_flags(text: str) -> str:
+    """A message whose advice this command can take."""
+    for key, flag in _FLAGS.items():
+        text = text.replace(key, flag)
+    return text
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -78,6 +103,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--epsilon-bg", type=float, default=2, help="budget outside")
     parser.add_argument(
         "--format", choices=("png", "same", "jpeg"), default="png", help="jpeg loses protection"
+    )
+    parser.add_argument(
+        "--keep-suffix", action="store_true", help="write under the input's own name"
+    )
+    parser.add_argument(
+        "--restart", action="store_true", help="make again what an earlier run has made"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--noise", action="store_true", help="write the amplified noise as well")
@@ -120,7 +151,8 @@ def _overrides(options: argparse.Namespace, has_folder: bool) -> list[str]:
         "run.device": options.device,
         "prompt.kind": "points" if kind == "point" else kind,
         # Boxes and points lie in no file whose checksum could show that they have changed.
-        "run.restart": not has_folder or kind in ("box", "point"),
+        "run.restart": options.restart or not has_folder or kind in ("box", "point"),
+        "output.keep_suffix": options.keep_suffix,
         "run.dry_run": options.dry_run,
     }
     return [f"{key}={json.dumps(value)}" for key, value in values.items()]

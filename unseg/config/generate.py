@@ -104,6 +104,9 @@ class ProtectedSetConfig:
     data set's folder with its annotations, lists and JSON."""
     annotations: Literal["link", "copy"] = "link"
     """mirror: the other files are hard links (copies where the disk has none), or copies."""
+    copy_unlisted: bool = False
+    """mirror: pictures outside of the list, of no labels' folder, are copied too (test pictures,
+    other labels). They are not protected."""
     keep_suffix: bool = False
     """Write the bytes of `format` under the input's own name, for readers that go by content."""
     noise: bool = False

@@ -18,7 +18,7 @@ from typing import IO, Any
 
 from unseg.utils.errors import UserError
 
-TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.tmp")
+TEMPORARY = re.compile(r"\..*\.[0-9a-f]{12}\.tmp", re.DOTALL)
 """Names of files that are not complete (see `temporary_beside`)."""
 
 MAX_BYTES = 1_500_000_000
@@ -79,7 +79,8 @@ def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
 
 def temporary_beside(path: Path) -> Path:
     """A new name in the folder of `path`, for a file that takes the name `path` once complete."""
-    return path.with_name(f".{path.name[:64]}.{secrets.token_hex(6)}.tmp")
+    start = os.fsencode(path.name)[:64].decode(errors="ignore")  # a name has at most 255 bytes
+    return path.with_name(f".{start}.{secrets.token_hex(6)}.tmp")
 
 
 def remove_temporary(folder: Path) -> int:

@@ -12,7 +12,7 @@ START_BYTES = 64
 
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"MM*\0", b"II\0*")
 _DIB_SIZES = (12, 16, 40, 52, 56, 64, 108, 124)
-_NETPBM = re.compile(rb"P[1-6](\s+|\s*#)")
+_NETPBM = re.compile(rb"P[1-6]\s*(\s\d|#)")
 
 _OTHER_STARTS: dict[bytes, str] = {
     b"\0\0\0\x0cjP  \r\n\x87\n": "JPEG 2000",

@@ -12,7 +12,7 @@ import torch
 
 from unseg.config.generate import GenerateConfig
 from unseg.config.typed import choice_message
-from unseg.data.annotations import AnnotationSource, Item, build_source
+from unseg.data.annotations import AnnotationSource, Beside, Item, build_source
 from unseg.io.decode import image_size
 from unseg.io.files import free_bytes, sha256_file
 from unseg.models.weights import load_generator, resolve_weights
@@ -46,6 +46,7 @@ class Plan:
     Attributes:
         config: the run's configuration.
         items: the whole list, the same on every rank.
+        others: (name, what it is) of files beside the images that are none.
         reader: reads images and labels.
         layout: where outputs go.
         method: what is added.
@@ -60,6 +61,7 @@ class Plan:
 
     config: GenerateConfig
     items: Sequence[Item]
+    others: Sequence[tuple[str, str]]
     reader: SubjectReader
     layout: OutputPaths
     method: Method
@@ -78,6 +80,7 @@ def prepare(
     source: AnnotationSource | None = None,
     folders: Sequence[Path] | None = None,
     generator: Any = None,
+    looks_beside: bool = True,
 ) -> Plan:
     """Everything that can be decided and checked without writing.
 
@@ -86,6 +89,7 @@ def prepare(
         source: images and labels, where they are not those of `config.data`.
         folders: folders that the output must not lie in; None: those of `config.data`.
         generator: one that is loaded already.
+        looks_beside: list what lies in the images' folders beside the images too.
 
     Raises:
         UserError: for every mistake that can be seen before the first image.
@@ -95,7 +99,8 @@ def prepare(
         raise ConfigError(problems)
     layout = build_output_paths(config.output, config.data if source is None else None)
     source = source or build_source(config.data)
-    items = _checked_items(config, source, layout, folders)
+    beside = _beside(source) if looks_beside else Beside()
+    items = _checked_items(config, source, beside, layout, folders)
     device = distributed.pick_device(config.run.device)
     model, generator_sha = _generator(config, generator, device)
     options = _method_options(config, model)
@@ -111,6 +116,7 @@ def prepare(
     return Plan(
         config=config,
         items=items,
+        others=beside.others,
         reader=SubjectReader(
             source=source,
             region=config.region,
@@ -154,14 +160,23 @@ def method_problems(config: GenerateConfig) -> list[str]:
     return problems
 
 
+def _beside(source: AnnotationSource) -> Beside:
+    look = getattr(source, "beside", None)
+    return look() if look is not None else Beside()
+
+
 def _checked_items(
     config: GenerateConfig,
     source: AnnotationSource,
+    beside: Beside,
     layout: OutputPaths,
     folders: Sequence[Path] | None,
 ) -> Sequence[Item]:
     """The list; refused where its outputs would overwrite an input or each other."""
     items = source.items()
+    if beside.items:
+        known = {item.key for item in items}
+        items = [*items, *(item for item in beside.items if item.key not in known)]
     if config.run.limit is not None:
         items = items[: config.run.limit]
     if METHODS[config.method].noise_from == "partner" and len(items) < 2:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar, cast
 
 from unseg.config.generate import GenerateConfig
@@ -31,6 +31,7 @@ from unseg.protection.writing.manifest import (
     reserved,
 )
 from unseg.protection.writing.mirror import mirror
+from unseg.protection.writing.other_files import write_other_files
 from unseg.protection.writing.summary import Summary, summarise, write_contact_sheet, write_summary
 from unseg.utils import distributed
 from unseg.utils.errors import UserError
@@ -50,6 +51,7 @@ def generate(
     folders: Sequence[Path] | None = None,
     generator: Any = None,
     on_entry: Callable[[dict[str, Any]], None] | None = None,
+    looks_beside: bool = True,
 ) -> Summary:
     """Protect a data set and report; under `torchrun` every rank calls it.
 
@@ -59,6 +61,7 @@ def generate(
         folders: folders that the output must not lie in; None: those of `config.data`.
         generator: one that is loaded already.
         on_entry: also called with every manifest entry of this rank.
+        looks_beside: list what lies in the images' folders beside the images too.
 
     Returns:
         The figures over the whole list, the same on every rank.
@@ -67,7 +70,15 @@ def generate(
         UserError: for what can be seen before the first image, and with `run.fail_fast`.
     """
     start = time.monotonic()
-    plan = _together(lambda: prepare(config, source=source, folders=folders, generator=generator))
+    plan = _together(
+        lambda: prepare(
+            config,
+            source=source,
+            folders=folders,
+            generator=generator,
+            looks_beside=looks_beside,
+        )
+    )
     folder = plan.layout.folder
     if not config.run.dry_run:
         _together(lambda: check_writable(folder))
@@ -126,9 +137,14 @@ def _end(plan: Plan, kept: int, start: float) -> Summary:
     """Rank 0, after the last image: one manifest, the mirror, the summary, the contact sheet."""
     folder, output = plan.layout.folder, plan.config.output
     join_parts(folder, [item.key for item in plan.items])
+    others = list(plan.others)
     if output.layout == "mirror":
-        count = mirror(plan.layout, plan.config.data, plan.items)
-        _log.info("mirrored %d other files of %s", count, plan.config.data.root)
+        done = mirror(plan.layout, plan.config.data, plan.items)
+        _log.info("mirrored %d other files of %s", len(done), plan.config.data.root)
+        base = PurePosixPath(plan.layout.base)
+        named = {name for name, _ in done}
+        others = [(n, what) for n, what in others if (base / n).as_posix() not in named] + done
+    write_other_files(folder, others)
     summary = _summary(plan, kept, start)
     maker = plan.noise_maker
     environment = environment_of(
@@ -161,6 +177,7 @@ def _summary(plan: Plan, kept: int, start: float) -> Summary:
 def _dry_run(plan: Plan) -> Summary:
     """Count what would be done; images that are not there at all have failed already."""
     summary = Summary(folder=plan.layout.folder, total=len(plan.items))
+    summary.beside.update(what for _, what in plan.others)
     for item in plan.items:
         reason = item.fault
         if reason is None and not item.image_path.is_file():

@@ -18,7 +18,7 @@ def derive_seed(*parts: int | str) -> int:
     digest = hashlib.blake2b(digest_size=8)
     for part in parts:
         text = part if isinstance(part, str) else f"{int(part)}"
-        data = text.encode()
+        data = text.encode(errors="surrogateescape")  # names of files are bytes
         # Kind and length first, so that ("ab", "c") and ("a", "bc") cannot meet.
         digest.update(f"{'s' if isinstance(part, str) else 'i'}{len(data)}:".encode() + data)
     return int.from_bytes(digest.digest(), "big") >> 1

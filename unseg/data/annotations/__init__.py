@@ -12,6 +12,7 @@ from unseg.data.annotations.base import (
     Segment,
     contiguous_classes,
 )
+from unseg.data.annotations.beside import Beside
 from unseg.data.annotations.binary_mask import BinaryMask
 from unseg.data.annotations.cityscapes import Cityscapes
 from unseg.data.annotations.class_png import ClassPng, ColourMap
@@ -45,6 +46,7 @@ __all__ = [
     "SOURCES",
     "Annotation",
     "AnnotationSource",
+    "Beside",
     "Item",
     "Segment",
     "build_source",

@@ -113,7 +113,10 @@ class Annotation:
 
 
 class AnnotationSource(Protocol):
-    """A data set with labels. Adapters keep only small references; `read` opens the files."""
+    """A data set with labels. Adapters keep only small references; `read` opens the files.
+
+    One that looks for images in folders also has `beside()`, what else lies there (`Beside`).
+    """
 
     def items(self) -> Sequence[Item]:
         """All images in a fixed order, the same on every rank; missing files are listed too."""

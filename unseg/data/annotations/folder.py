@@ -24,8 +24,10 @@ from unseg.utils.errors import UserError
 class WholeImages(TreeSource):
     """No labels: the whole of each image is protected."""
 
+    has_labels = False
+
     def _find_items(self) -> tuple[Item, ...]:
-        return find_items(self.config, with_labels=False)
+        return find_items(self.config, with_labels=self.has_labels)
 
     def _read(self, item: Item) -> Annotation:
         height, width = image_size(item.image_path, max_pixels=self.config.max_pixels)

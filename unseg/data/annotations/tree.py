@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from unseg.config.dataset import DatasetConfig, PartConfig
 from unseg.data.annotations.base import Annotation, Item
+from unseg.data.annotations.beside import Beside, is_named_picture, look_beside, walk
 from unseg.io.files import path_below, read_file, resolve_inside
 from unseg.io.suffixes import PICTURE_SUFFIXES
 from unseg.utils.errors import UserError
@@ -20,6 +21,8 @@ LINK_REMEDY = "if the link is your own, name the folder that it leads to in data
 
 class TreeSource:
     """Common part of the adapters whose labels are one picture an image."""
+
+    has_labels = True
 
     def __init__(self, config: DatasetConfig) -> None:
         self.config = config
@@ -32,6 +35,10 @@ class TreeSource:
     def items(self) -> Sequence[Item]:
         """All images in a fixed order, each once."""
         return self._items
+
+    def beside(self) -> Beside:
+        """What lies in folders that are read without a list, beside the images."""
+        return find_beside(self.config, with_labels=self.has_labels)
 
     def read(self, item: Item) -> Annotation:
         """The label of one image; raises UserError naming file and fault."""
@@ -118,13 +125,7 @@ def existing_folder(path: str | Path) -> Path:
 
 def find_items(config: DatasetConfig, *, with_labels: bool = True) -> tuple[Item, ...]:
     """The images of a data set with the paths of their label pictures, each image once."""
-    if config.parts:
-        parts, base = config.parts, "."
-    else:
-        parts = (
-            PartConfig(images=config.images, labels=config.labels, list_file=config.list_file),
-        )
-        base = config.images
+    parts, base = _parts(config)
     found: dict[str, Item] = {}
     for part in parts:
         for item in _items_of_part(config, part, base=base, with_labels=with_labels):
@@ -135,31 +136,39 @@ def find_items(config: DatasetConfig, *, with_labels: bool = True) -> tuple[Item
     return tuple(found.values())
 
 
+def find_beside(config: DatasetConfig, *, with_labels: bool = True) -> Beside:
+    """What lies in folders that are read without a list; names are as keys of images."""
+    parts, base = _parts(config)
+    found = Beside()
+    for part in parts:
+        if part.list_file is not None:
+            continue
+        images = path_below(config.root, part.images)
+        labels = images if part.labels is None else path_below(config.root, part.labels)
+        prefix = PurePosixPath(os.path.relpath(images, Path(config.root) / base))
+
+        def label_of(name: str, labels: Path = labels) -> Path | None:
+            return labels / _label_name(labels, name, config) if with_labels else None
+
+        beside = look_beside(images, config.image_ending, label_of=label_of)
+        found.others.extend(((prefix / name).as_posix(), kind) for name, kind in beside.others)
+        found.items.extend(
+            replace(item, key=(prefix / item.key).as_posix()) for item in beside.items
+        )
+    return found
+
+
+def _parts(config: DatasetConfig) -> tuple[Sequence[PartConfig], str]:
+    """The parts of a data set, and the folder that keys are relative to."""
+    if config.parts:
+        return config.parts, "."
+    part = PartConfig(images=config.images, labels=config.labels, list_file=config.list_file)
+    return (part,), config.images
+
+
 def scan_images(folder: Path, ending: str | None = None) -> Iterator[str]:
     """POSIX paths of the pictures below a folder, sorted; links are followed, loops are not."""
-    endings = (ending,) if ending else PICTURE_SUFFIXES
-    for path in _files_below(str(folder), "", ()):
-        name = path.rpartition("/")[2]
-        if name.startswith(".") or name.endswith(".tmp"):
-            continue
-        if name.endswith(ending) if ending else name.lower().endswith(endings):
-            yield path
-
-
-def _files_below(folder: str, prefix: str, above: tuple[str, ...]) -> Iterator[str]:
-    """Files of a folder, then those of its folders; one that leads to a folder above is left."""
-    place = os.path.realpath(folder)
-    if place in above:
-        return
-    try:
-        with os.scandir(folder) as entries:
-            found = sorted((entry.name, entry.is_dir()) for entry in entries)
-    except OSError:
-        return
-    yield from (prefix + name for name, is_folder in found if not is_folder)
-    for name, is_folder in found:
-        if is_folder:
-            yield from _files_below(f"{folder}/{name}", f"{prefix}{name}/", (*above, place))
+    return (name for name in walk(folder) if is_named_picture(name, ending))
 
 
 def _items_of_part(

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from unseg.data.annotations.base import Annotation, Item
+from unseg.data.annotations.beside import Beside, look_beside
 from unseg.data.annotations.label_pictures import mask_annotation, read_brightness
 from unseg.data.annotations.tree import scan_images
 from unseg.data.mask_values import holds_ones
@@ -55,18 +56,22 @@ class GivenPictures:
     def __init__(self, paths: Sequence[Path], prompts: GivenPrompts) -> None:
         self.prompts = prompts
         self.folders = [path for path in paths if path.is_dir()]
+        self._beside = Beside()
         found: list[Item] = []
         for path in paths:
             if path.is_dir():
                 keys = list(scan_images(path))
-                if not keys:
+                beside = look_beside(path, label_of=self._mask)
+                if not keys and not beside.items:
                     raise UserError(f"{path}: holds no picture")
                 found += [Item(key=k, image_path=path / k, label=self._mask(k)) for k in keys]
+                self._beside.items.extend(beside.items)
+                self._beside.others.extend(beside.others)
             elif path.is_file():
                 found.append(Item(key=path.name, image_path=path, label=self._mask(path.name)))
             else:
                 raise UserError(f"{path}: no such file or folder")
-        counts = Counter(item.key for item in found)
+        counts = Counter(item.key for item in (*found, *self._beside.items) if not item.fault)
         twice = next((key for key, count in counts.items() if count > 1), None)
         if twice is not None:
             raise UserError(f"{twice}: given twice; protect them into different folders")
@@ -75,6 +80,10 @@ class GivenPictures:
     def items(self) -> Sequence[Item]:
         """The pictures in the order of the call, folders sorted."""
         return self._items
+
+    def beside(self) -> Beside:
+        """What lies in the folders beside the pictures."""
+        return self._beside
 
     def read(self, item: Item) -> Annotation:
         """The prompts as a label.

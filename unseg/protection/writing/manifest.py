@@ -74,6 +74,15 @@ class Entry(dict[str, Any]):
         )
 
 
+def json_bytes(value: Any, *, indent: int | None = None) -> bytes:
+    """JSON as UTF-8; where a name is none (bytes of another coding), with escapes, so as it is."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return json.dumps(value, indent=indent, allow_nan=False).encode()
+
+
 def part_name(rank: int) -> str:
     """File that a rank appends to."""
     return f"manifest.part-{rank}.jsonl"
@@ -138,9 +147,9 @@ class PartWriter:
         Raises:
             UserError: the disk is full.
         """
-        line = json.dumps(entry, ensure_ascii=False, allow_nan=False) + "\n"
+        line = json_bytes(entry) + b"\n"
         try:
-            self._file.write(line.encode("utf-8", errors="backslashreplace"))
+            self._file.write(line)
             self._file.flush()
         except OSError as error:
             raise UserError(
@@ -187,7 +196,7 @@ def forget(folder: Path, keys: Iterable[str]) -> None:
     with atomic_write(path) as file:
         for _, entry in _numbered(path):
             if entry["key"] not in wanted:
-                file.write((json.dumps(entry, ensure_ascii=False) + "\n").encode())
+                file.write(json_bytes(entry) + b"\n")
 
 
 @contextlib.contextmanager
@@ -238,8 +247,7 @@ def check_settings(folder: Path, settings: Mapping[str, Any], *, replace: bool) 
                 "another output.dir, or set run.restart=true"
             )
         return
-    text = json.dumps({"settings": dict(settings)}, indent=1, ensure_ascii=False)
-    atomic_write_bytes(path, text.encode())
+    atomic_write_bytes(path, json_bytes({"settings": dict(settings)}, indent=1))
 
 
 def _shown(value: Any) -> str:

@@ -10,11 +10,12 @@ from typing import Any
 
 from unseg.config.dataset import DatasetConfig
 from unseg.data.annotations.base import Item
-from unseg.data.annotations.tree import trusted_folders
 from unseg.io.files import atomic_copy, atomic_write_bytes, make_folder, resolve_inside
-from unseg.io.suffixes import PICTURE_SUFFIXES
+from unseg.protection.writing.other_files import COPIED, DataSetFiles
 from unseg.protection.writing.output_paths import NOISE_FOLDER, RECORDS, OutputPaths
 from unseg.utils.errors import UserError
+
+REWRITTEN = "copied with the new names"
 
 
 def check_mirror(layout: OutputPaths, items: Iterable[Item], root: Path) -> None:
@@ -34,73 +35,39 @@ def check_mirror(layout: OutputPaths, items: Iterable[Item], root: Path) -> None
             )
 
 
-def mirror(layout: OutputPaths, data: DatasetConfig, items: Sequence[Item]) -> int:
-    """Put the other files of a data set beside its protected images; returns how many.
+def mirror(
+    layout: OutputPaths, data: DatasetConfig, items: Sequence[Item]
+) -> list[tuple[str, str]]:
+    """Put the other files of a data set beside its protected images.
 
-    Pictures of the images' folders that the list does not name are left out: whoever publishes the
+    Pictures outside of the list are left out, unless `output.copy_unlisted`: whoever publishes the
     mirror must not publish them by mistake. List files and JSON take the new names of the images.
+
+    Returns:
+        (name below the data set's root, what became of it) of each.
     """
     root = Path(data.root)
-    images = {layout.relative(i.key): i for i in items if i.fault is None}
-    originals = {(PurePosixPath(layout.base) / i.key).as_posix() for i in images.values()}
-    labels = {_below(root, i.label) for i in images.values() if isinstance(i.label, Path)}
+    outputs = {layout.relative(item.key) for item in items if item.fault is None}
     renamed = _renamed(layout, items, data)
     rewritten = set(_named_files(data))
-    count = 0
-    present = {name for name in labels if (root / name).is_file()}
-    for name in sorted({*_own_files(root, data), *present}):
+    files = DataSetFiles(data, items, layout.base, layout.output.copy_unlisted)
+    done: list[tuple[str, str]] = []
+    for name, what in files.judged():
         if name in RECORDS or name.startswith(f"{NOISE_FOLDER}/"):
             continue
-        is_image = name in originals or (name not in labels and _is_unlisted(name, data))
-        if is_image or name in images:
+        if what is None or name in outputs:
+            continue
+        done.append((name, what))
+        if what != COPIED:
             continue
         target = resolve_inside(layout.folder, name)
         make_folder(target.parent)
         if renamed and name in rewritten:
             atomic_write_bytes(target, _rewritten(root / name, renamed))
+            done[-1] = (name, REWRITTEN)
         else:
             _place(root / name, target, layout.output.annotations)
-        count += 1
-    return count
-
-
-def _is_unlisted(name: str, data: DatasetConfig) -> bool:
-    """Whether a file is a picture in an images' folder, and in no labels' folder."""
-    if PurePosixPath(name).suffix.lower() not in PICTURE_SUFFIXES:
-        return False
-    parts = data.parts or (data,)
-    for part in parts:
-        if part.labels and _lies_in(name, part.labels):
-            return False
-    return any(_lies_in(name, part.images) for part in parts)
-
-
-def _lies_in(name: str, folder: str) -> bool:
-    return PurePosixPath(name).is_relative_to(PurePosixPath(folder))
-
-
-def _own_files(root: Path, data: DatasetConfig) -> Iterator[str]:
-    """Files of the root and of the configured folders, which may be links.
-
-    Any other link out of these is no part of the data set, and readers would refuse it.
-    """
-    folders = trusted_folders(data)
-    targets = [folder.resolve() for folder in folders]
-    for folder in folders:
-        if not folder.is_relative_to(root):
-            continue
-        for place, _, names in os.walk(folder):
-            for path in (Path(place) / name for name in names):
-                target = path.resolve()
-                if path.is_file() and any(target.is_relative_to(t) for t in targets):
-                    yield _below(root, path)
-    for name in _named_files(data):
-        if (root / name).is_file():
-            yield name
-
-
-def _below(root: Path, path: Path) -> str:
-    return PurePosixPath(os.path.relpath(path, root)).as_posix()
+    return done
 
 
 def _named_files(data: DatasetConfig) -> Iterator[str]:

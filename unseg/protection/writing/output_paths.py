@@ -13,11 +13,12 @@ from unseg.io.files import resolve_inside
 from unseg.io.pictures import OutputFormat
 from unseg.io.suffixes import FORMAT_SUFFIXES, PICTURE_SUFFIXES
 from unseg.protection.writing.manifest import LOCK, MANIFEST, SETTINGS
+from unseg.protection.writing.other_files import OTHER_FILES
 from unseg.utils.errors import UserError
 
-NOISE_FOLDER = "unseg_noise"
+NOISE_FOLDER, CONTACT_SHEET = "unseg_noise", "contact_sheet.png"
 RECORDS = (
-    MANIFEST, SETTINGS, LOCK, "summary.json", "config.yaml", "contact_sheet.png",
+    MANIFEST, SETTINGS, LOCK, OTHER_FILES, "summary.json", "config.yaml", CONTACT_SHEET,
 )  # fmt: skip
 """Files of a run; a mirrored data set that was protected before keeps the new ones."""
 _LOSSLESS: tuple[OutputFormat, ...] = ("PNG", "TIFF", "BMP", "WEBP")
@@ -114,6 +115,12 @@ def check_outputs(layout: OutputPaths, items: Iterable[Item], folders: Sequence[
                 "output.keep_suffix=true or rename one of them"
             )
         seen[name] = item.key
+        is_record = name in RECORDS and (name != CONTACT_SHEET or layout.output.contact_sheet)
+        if is_record or name.startswith(f"{NOISE_FOLDER}/"):
+            also = " or set output.contact_sheet=0" if name == CONTACT_SHEET else ""
+            raise UserError(
+                f"{item.key}: its output {name} has the name of a file of the run; rename it{also}"
+            )
         threatened = inputs and inputs.get(_place_of(out / name))
         if threatened:
             by = "its own output" if threatened == item.image_path else f"the output of {item.key}"

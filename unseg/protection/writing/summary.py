@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,12 +14,13 @@ import numpy as np
 from unseg.io.encode import encode_picture
 from unseg.io.files import atomic_write_bytes
 from unseg.io.pictures import Picture, read_picture
-from unseg.protection.writing.manifest import FAILED, PROTECTED, UNPROTECTED
+from unseg.protection.writing.manifest import FAILED, PROTECTED, UNPROTECTED, json_bytes
+from unseg.protection.writing.other_files import count_other_files
+from unseg.protection.writing.output_paths import CONTACT_SHEET
 from unseg.protection.writing.writer import amplified
 from unseg.utils.errors import UserError
 
 SUMMARY = "summary.json"
-CONTACT_SHEET = "contact_sheet.png"
 _FAILURES_SHOWN = 20
 _TILE = 192
 
@@ -33,6 +33,7 @@ class Summary:
         folder: the output folder.
         total: images in the list.
         counts: images by status.
+        beside: files that are no image of the list, by what they are.
         kept: how many of them an earlier run had finished.
         linf_inside: largest change inside a region over all files, in 8-bit levels.
         linf_outside: the same outside.
@@ -48,6 +49,7 @@ class Summary:
     folder: Path
     total: int
     counts: Counter[str] = field(default_factory=Counter)
+    beside: Counter[str] = field(default_factory=Counter)
     kept: int = 0
     linf_inside: float = 0.0
     linf_outside: float = 0.0
@@ -77,6 +79,7 @@ class Summary:
             PROTECTED: self.counts[PROTECTED],
             UNPROTECTED: self.counts[UNPROTECTED],
             FAILED: self.failed,
+            "beside": dict(self.beside),
             "kept_from_earlier_runs": self.kept,
             "linf_inside_max": self.linf_inside,
             "linf_outside_max": self.linf_outside,
@@ -111,6 +114,7 @@ class Summary:
                 ("mean RMS / L2", f"{_shown(self.rms_mean)} levels / {_shown(self.l2_mean)}"),
                 ("mean region share", f"{100 * (self.region_share_mean or 0):.1f} %"),
             ]
+        rows += [(what, str(count)) for what, count in sorted(self.beside.items())]
         rows.append(("seconds", f"{self.wall_seconds:.1f}"))
         width = max(len(name) for name, _ in rows)
         lines = [f"{self.folder}: {self.total} images"]
@@ -123,7 +127,12 @@ class Summary:
 
 
 def summarise(
-    folder: Path, entries: Iterable[Mapping[str, Any]], *, total: int, kept: int, seconds: float
+    folder: Path,
+    entries: Iterable[Mapping[str, Any]],
+    *,
+    total: int,
+    kept: int,
+    seconds: float,
 ) -> Summary:
     """Figures of the entries of a list.
 
@@ -135,6 +144,7 @@ def summarise(
         seconds: duration of this run.
     """
     summary = Summary(folder=folder, total=total, kept=kept, wall_seconds=seconds)
+    summary.beside = count_other_files(folder)
     sums: Counter[str] = Counter()
     for entry in entries:
         status = entry["status"]
@@ -160,8 +170,7 @@ def write_summary(
 ) -> None:
     """Write `summary.json`."""
     content = summary.as_dict() | {"settings": dict(settings), "environment": dict(environment)}
-    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
-    atomic_write_bytes(summary.folder / SUMMARY, text.encode())
+    atomic_write_bytes(summary.folder / SUMMARY, json_bytes(content, indent=1))
 
 
 def write_contact_sheet(

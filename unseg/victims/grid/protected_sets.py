@@ -50,7 +50,7 @@ def _protect(
         folder=folder,
         device=config.device,
     )
-    summary = generate(protected)
+    summary = generate(protected, looks_beside=False)  # the split's own pictures alone
     if summary.failed:
         key, reason = summary.failures[0]
         raise UserError(
