@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "data": ("unseg.commands.data", "check a data set on the disk against its configuration"),
     "evaluate": ("unseg.commands.evaluate", "train victims on protected data, test them on clean"),
     "report": ("unseg.commands.report", "write the report of an evaluation again"),
+    "leaderboard": ("unseg.commands.leaderboard", "render a leaderboard from its rows"),
     "weights": ("unseg.commands.weights", "list, download, inspect, export, convert weights"),
     "demo": ("unseg.commands.demo", "open the page on which pictures are marked and protected"),
     "doctor": ("unseg.commands.doctor", "report versions, device, weights, data, what is missing"),

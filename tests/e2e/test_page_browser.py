@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import shutil
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
@@ -13,6 +12,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
+from browser_cases import started_browser
 from page_cases import LOADED, check_archive, connections, make_pictures, served
 
 from unseg.io.pictures import read_picture
@@ -24,16 +24,6 @@ playwright = pytest.importorskip(
 )
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
-NAMES = ("chromium", "chromium-browser", "google-chrome")
-CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--no-first-run",
-    "--disable-component-update",
-    "--disable-sync",
-]
 WAIT = 90_000
 
 NAME = """e => (e.getAttribute("aria-label") || e.innerText ||
@@ -56,12 +46,8 @@ CONTROLS = f"""() => [...document.querySelectorAll("button, input, canvas, summa
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    if CHROMIUM is None:
-        pytest.skip(f"no browser on this machine: none of {', '.join(NAMES)} is on the PATH")
-    with playwright.sync_playwright() as started:
-        chromium = started.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+    with started_browser() as chromium:
         yield chromium
-        chromium.close()
 
 
 @pytest.fixture(scope="module")

@@ -27,6 +27,7 @@ SCHEMAS: dict[str, Any] = {
     "pretrain": PretrainConfig,
     "generate": GenerateConfig,
     "evaluate": EvaluateConfig,
+    "benchmark": EvaluateConfig,
 }
 MAX_WIDTH = 110
 LABELS = {"Purpose", "Command", "Needs", "Published", "Expected", "Measured"}
@@ -40,6 +41,7 @@ SIZES_AND_PATHS = {
     "evaluate": rf"run_dir|title|num_examples|grid|data\.\w+\.(train|test|synthetic.*)|"
     rf"methods\.\w+\.options\.noise\.grid|victims\.\w+\.(tiny|width|recipe\.({RECIPE_SIZES}))",
 }
+SIZES_AND_PATHS["benchmark"] = SIZES_AND_PATHS["evaluate"]
 """What a tiny twin may change. A synthetic data set takes the place of files on the disk."""
 
 each_config = pytest.mark.parametrize(

@@ -102,9 +102,9 @@ def test_the_table_of_mixtures_runs_from_none_to_all_clean(tmp_path: Path) -> No
     rows = []
     for cell in expand(config):
         score = 0.75 if cell.method == "clean" else scores[cell.clean_share]
-        row = ScoreRow(Key.of(cell), selected=Spread(score, None, 1), clean=Spread(0.75, None, 1))
+        row = ScoreRow(Key.of(cell), selected=Spread.of([score]), clean=Spread.of([0.75]))
         if cell.clean_share and not cell.is_twin:
-            row.clean_part = Spread(0.6, None, 1)
+            row.clean_part = Spread.of([0.6])
         rows.append(row)
     (section,) = mixture_section(rows, config)
     (table,) = [part for part in section.parts if isinstance(part, Table)]

@@ -15,12 +15,15 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from unseg.commands._run import EXIT_DONE, EXIT_SOME_FAILED, config_command, user_errors
 from unseg.config.evaluate import EvaluateConfig
 from unseg.utils.logging import setup_logging
+from unseg.utils.provenance import provenance
 
 _log = logging.getLogger(__name__)
 
@@ -37,25 +40,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_DONE
     from unseg.victims.grid.preflight import check_grid, plan_lines
     from unseg.victims.grid.run_grid import run_grid
+    from unseg.victims.report.entries import check_cards
+    from unseg.victims.report.rows import ROWS, write_rows
     from unseg.victims.report.write import summary_lines, write_report
 
     if config.dry_run:
         print("\n".join(plan_lines(config)))
         return EXIT_DONE
     check_grid(config)
+    check_cards(config)
     # Ranks share the grid through its folder alone: no process group, nothing to wait for.
     rank = int(os.environ.get("RANK", "0"))
     setup_logging(Path(config.run_dir) / "evaluate.log", rank=rank)
-    outcome = run_grid(config)
+    origin = provenance(
+        shlex.join(["unseg", "evaluate", *(sys.argv[1:] if argv is None else argv)])
+    )
+    outcome = run_grid(config, origin=origin)
     for name, reason in outcome.failed.items():
         _log.error("failed: %s: %s", name, reason)
     if outcome.done:
         path = write_report(config)
+        write_rows(config)
         if rank == 0:
             print("\n".join(summary_lines(config)))
             pictures = sorted(path.parent.glob("figures/predictions_*.png"))
             print("\n".join(f"picture: {picture}" for picture in pictures))
-            print(f"report: {path.with_suffix('.html')}")
+            print(f"report: {path.with_suffix('.html')}; as data: {path.with_name(ROWS)}")
     return EXIT_SOME_FAILED if outcome.failed else EXIT_DONE
 
 

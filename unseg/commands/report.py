@@ -18,7 +18,7 @@ from unseg.utils.errors import UserError
 
 @user_errors
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write `report.md` and `report.html` into a run directory."""
+    """Write `report.md`, `report.html` and the rows as data into a run directory."""
     parser = argparse.ArgumentParser(
         prog="unseg report",
         description=__doc__,
@@ -33,8 +33,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     # The folder may have been moved since.
     overrides = [f"run_dir={options.run_dir}"]
     config = load_config(EvaluateConfig, config_path, overrides)
+    from unseg.victims.report.rows import write_rows
     from unseg.victims.report.write import write_report
 
     path = write_report(config)
+    write_rows(config)
     print(path.read_text(encoding="utf-8") if options.print else path.with_suffix(".html"))
     return EXIT_DONE

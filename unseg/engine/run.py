@@ -7,7 +7,6 @@ import json
 import logging
 import platform
 import sys
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ from unseg.types import Phase
 from unseg.utils import distributed
 from unseg.utils.errors import UserError
 from unseg.utils.logging import setup_logging
+from unseg.utils.provenance import package_versions
 
 _log = logging.getLogger(__name__)
 
@@ -295,22 +295,14 @@ def _describe_run(
     """Write config.yaml and environment.json."""
     with atomic_write(run_dir / "config.yaml", "w") as file:
         file.write(to_yaml(config))
-    packages = ("torch", "torchvision", "timm", "numpy", "opencv-python-headless", "pillow")
     environment = {
         **origin,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": {name: _version(name) for name in packages},
+        "packages": package_versions(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
         "command": sys.argv,
     }
     with atomic_write(run_dir / "environment.json", "w") as file:
         json.dump(environment, file, indent=2)
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None

@@ -7,6 +7,7 @@ import json
 import logging
 import time
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -164,8 +165,18 @@ def run_cell(
     folders: GridFolders,
     cache: TensorCache,
     device: torch.device,
+    *,
+    origin: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Train and score one cell, from its last state where it was stopped; writes its result.
+
+    Args:
+        cell: which.
+        config: of the grid.
+        folders: of the grid.
+        cache: of pictures.
+        device: where.
+        origin: recorded in the result as it is.
 
     Returns:
         The content of `result.json`.
@@ -216,6 +227,7 @@ def run_cell(
         "curve": state.curve,
         "seconds": round(time.monotonic() - started, 1),
         "device": str(device),
+        "origin": dict(origin),
     }
     _write_examples(folder, victim, task, data, config.num_examples)
     with atomic_write(folder / RESULT, "w") as file:

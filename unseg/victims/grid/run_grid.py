@@ -9,8 +9,10 @@ from __future__ import annotations
 import logging
 import time
 import traceback
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -43,8 +45,13 @@ class Outcome:
     failed: dict[str, str] = field(default_factory=dict)
 
 
-def run_grid(config: EvaluateConfig) -> Outcome:
-    """Run every cell that has no result yet, and wait for those that other processes run."""
+def run_grid(config: EvaluateConfig, *, origin: Mapping[str, Any] | None = None) -> Outcome:
+    """Run every cell that has no result yet, and wait for those that other processes run.
+
+    Args:
+        config: of the grid.
+        origin: recorded in each result: `command`, `commit`, `environment`.
+    """
     check_grid(config)
     device = pick_device(config.device)
     if config.num_threads:
@@ -55,17 +62,22 @@ def run_grid(config: EvaluateConfig) -> Outcome:
     atomic_write_bytes(folders.run_dir / "config.yaml", to_yaml(config).encode())
     cells = expand(config)
     folders.record(cells)
-    return _Runner(config, folders, device, len(cells)).run(cells)
+    return _Runner(config, folders, device, len(cells), origin or {}).run(cells)
 
 
 class _Runner:
     def __init__(
-        self, config: EvaluateConfig, folders: GridFolders, device: torch.device, total: int
+        self,
+        config: EvaluateConfig,
+        folders: GridFolders,
+        device: torch.device,
+        total: int,
+        origin: Mapping[str, Any],
     ) -> None:
         self.config, self.folders, self.device = config, folders, device
         self.cache = TensorCache(config, folders)
         self.outcome = Outcome()
-        self.total = total
+        self.total, self.origin = total, origin
         self._started = time.time()
         self._ran = 0
 
@@ -113,7 +125,9 @@ class _Runner:
     def _run(self, cell: Cell, folder: Path) -> None:
         try:
             self._provide(cell)
-            result = run_cell(cell, self.config, self.folders, self.cache, self.device)
+            result = run_cell(
+                cell, self.config, self.folders, self.cache, self.device, origin=self.origin
+            )
         except Exception as error:  # noqa: BLE001 - one bad cell must not stop the others
             atomic_write_bytes(folder / FAILURE, traceback.format_exc().encode())
             self.outcome.failed[cell.name] = f"{type(error).__name__}: {error}"

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from unseg.config.evaluate import CLEAN, EvaluateConfig
+from unseg.config.evaluate import CLEAN, FOLDER, EvaluateConfig
 from unseg.metrics import marginal_value, protection
 from unseg.victims.grid.cells import Cell, GridFolders, expand, read_json
 from unseg.victims.grid.run_cell import RESULT
+from unseg.victims.report.entries import entry_change
 
 Result = dict[str, Any]
 
@@ -22,12 +23,12 @@ class Spread:
     Attributes:
         mean: in [0, 1].
         std: None for a single seed.
-        count: number of seeds.
+        values: the score of each seed.
     """
 
     mean: float
     std: float | None
-    count: int
+    values: tuple[float, ...]
 
     @staticmethod
     def of(values: Sequence[float]) -> Spread | None:
@@ -35,7 +36,7 @@ class Spread:
         if not values:
             return None
         std = statistics.stdev(values) if len(values) > 1 else None
-        return Spread(statistics.fmean(values), std, len(values))
+        return Spread(statistics.fmean(values), std, tuple(values))
 
     def percent(self) -> str:
         """For example `49.6 ± 0.8`."""
@@ -88,6 +89,7 @@ class ScoreRow:
         epochs: the selected epochs.
         curve: (epoch, mean clean-test score).
         clean: score of the clean twin.
+        clean_best: best score of the clean twin.
         is_clean_defended: whether that twin trained under the same defence.
         clean_part: score of the twin that had a mixture's clean part alone.
         published: published scores in percent with their sources.
@@ -106,6 +108,7 @@ class ScoreRow:
     epochs: list[int] = field(default_factory=list)
     curve: list[tuple[int, float]] = field(default_factory=list)
     clean: Spread | None = None
+    clean_best: Spread | None = None
     is_clean_defended: bool = True
     clean_part: Spread | None = None
     published: list[tuple[float, str]] = field(default_factory=list)
@@ -117,6 +120,13 @@ class ScoreRow:
         if self.key.method == CLEAN or self.selected is None or self.clean is None:
             return None
         return protection(self.clean.mean, self.selected.mean, floor=self.floor)
+
+    @property
+    def peak_protection(self) -> float | None:
+        """The same of the best epochs: from a trainer who stops at the right moment."""
+        if self.key.method == CLEAN or self.best is None or self.clean_best is None:
+            return None
+        return protection(self.clean_best.mean, self.best.mean, floor=self.floor)
 
     @property
     def marginal(self) -> float | None:
@@ -185,7 +195,8 @@ def _relate(row: ScoreRow, by_key: dict[Key, ScoreRow], config: EvaluateConfig) 
     for defence in (key.defence, "none"):
         clean = by_key.get(Key(key.data, key.victim, defence, 0.0, False, CLEAN, 0.0, 0.0))
         if clean is not None and clean.selected is not None:
-            row.clean, row.is_clean_defended = clean.selected, defence == key.defence
+            row.clean, row.clean_best = clean.selected, clean.best
+            row.is_clean_defended = defence == key.defence
             break
     if key.clean_share:
         twin = Key(key.data, key.victim, key.defence, key.clean_share, True, CLEAN, 0.0, 0.0)
@@ -233,7 +244,10 @@ def changes(config: EvaluateConfig) -> list[Change]:
         place = (cell.data, cell.method, cell.epsilon, cell.epsilon_bg)
         if cell.method == CLEAN or place in found:
             continue
-        figures = read_json(folders.protected(cell) / "train.json")
+        if config.methods[cell.method].method == FOLDER:
+            figures = entry_change(config, folders, cell)
+        else:
+            figures = read_json(folders.protected(cell) / "train.json")
         if figures is not None:
             found[place] = Change(*place, **figures)
     return list(found.values())

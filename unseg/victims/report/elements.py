@@ -12,6 +12,7 @@ from unseg.config.evaluate import CLEAN, EvaluateConfig
 from unseg.victims.grid.cells import has_budget
 from unseg.victims.networks.registry import ARCHITECTURES
 from unseg.victims.report.aggregate import Key, Spread
+from unseg.victims.report.entries import entry_card
 
 NOTHING = "–"
 
@@ -76,8 +77,12 @@ def method_title(config: EvaluateConfig, key: Key, with_share: bool = True) -> s
         return f"clean, {100 * key.clean_share:g} % of the pictures"
     if key.method == CLEAN:
         return CLEAN
-    title = config.methods[key.method].title or key.method
-    if has_budget(config.methods[key.method]):
+    card = entry_card(config.methods[key.method])
+    title = config.methods[key.method].title or (card.title if card else key.method)
+    if card is not None:
+        bounds = [f"{v:g}" for v in (card.epsilon, card.epsilon_bg) if v is not None]
+        title += f" {'/'.join(bounds)}".rstrip()
+    elif has_budget(config.methods[key.method]):
         title += f" {key.epsilon:g}/{key.epsilon_bg:g}"
     elif "noise.psnr" in config.methods[key.method].options:
         title += f" at {config.methods[key.method].options['noise.psnr']:g} dB"
