@@ -14,6 +14,7 @@ from unseg.utils.errors import UserError
 from unseg.victims.data.defences import parse_defence
 from unseg.victims.data.splits import SPLITS
 from unseg.victims.grid.cells import ASSETS, expand
+from unseg.victims.grid.needs import need_lines
 from unseg.victims.grid.protected_sets import generation_config
 from unseg.victims.networks.registry import ARCHITECTURES
 
@@ -137,6 +138,7 @@ def plan_lines(config: EvaluateConfig) -> list[str]:
         ARCHITECTURES[v.arch].title for v in config.victims.values() if v.weights == "library"
     )
     lines += [f"downloads weights of: {title}" for title in downloads]
+    lines += need_lines(config)
     missing = [*missing_roots(config), *_missing_parts(config)]
     lines += [f"missing: {line}" for line in missing]
     lines.append(f"missing in all: {len(missing)}" if missing else "nothing is missing")
