@@ -113,9 +113,10 @@ def test_a_folder_is_protected_with_its_masks_and_the_run_resumes(tmp_path, weig
     call = ["protect", f"{root}/images", "--mask", f"{root}/masks", "--output",
             f"{tmp_path}/out", "--generator", str(weights)]  # fmt: skip
     assert main(call) == 0
-    assert "protected               3" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert re.search(rf"{tmp_path}/out: 3 pictures in \d+\.\d s: 3 protected\n", shown)
     assert main(call) == 0
-    assert "kept from earlier runs  3" in capsys.readouterr().out
+    assert "3 protected (3 by an earlier run)" in capsys.readouterr().out
     assert main([*call, "--epsilon", "4"]) == 2
     assert "noise.epsilon: was 8.0, is 4.0" in capsys.readouterr().err
     assert main(["check", f"{tmp_path}/out", "--against", f"{root}/images"]) == 0

@@ -25,7 +25,7 @@ from page_cases import KINDS, LOADED, check_archive, connections, make_pictures,
 
 from unseg.cli import main
 from unseg.io.pictures import read_picture
-from unseg.models import weights
+from unseg.models import embedded
 from unseg.page.session import Limits
 
 pytest.importorskip("gradio", reason="gradio is missing: pip install -e .[demo]")
@@ -283,7 +283,7 @@ def test_a_bad_call_of_the_command_ends_with_one_line_and_code_2(call, words, ca
 def test_an_installation_without_the_default_generator_says_what_to_give(
     monkeypatch, tmp_path, capsys
 ):
-    monkeypatch.setattr(weights, "embedded_path", lambda name: tmp_path / f"{name}.safetensors")
+    monkeypatch.setattr(embedded, "embedded_path", lambda name: tmp_path / f"{name}.safetensors")
     assert main(["demo", "--no-browser", "--port", str(_free_port())]) == 2
     error = capsys.readouterr().err
     assert "--generator: weights 'default' do not come with this installation; give a" in error

@@ -101,7 +101,7 @@ def test_found_data_sets_are_counted(report, tmp_path):
     save_pair(tmp_path / "sets" / "VOCdevkit" / "VOC2012" / "JPEGImages", "b")
     text = report("--data-root", "sets")
     assert "ECSSD: 3 pairs of 1000 published" in text
-    assert "PASCAL VOC 2012: 1 images, 0 masks, 0 augmented masks" in text
+    assert "PASCAL VOC 2012: 1 image, 0 masks, 0 augmented masks" in text
 
 
 def test_a_part_with_a_lonely_image_is_named(report, tmp_path):

@@ -40,3 +40,8 @@ def test_protecting_a_picture_imports_torch_and_little_else(tmp_path):
     found = imported("protect", str(picture), "--output", str(tmp_path / "out"))
     assert "torch" in found
     assert found & NOT_FOR_PROTECTING == set()
+
+
+def test_what_lists_and_helps_imports_no_torch():
+    for call in (["weights", "list"], ["weights", "--help"], ["protect", "--help"]):
+        assert "torch" not in imported(*call), call

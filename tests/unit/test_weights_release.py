@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from weight_cases import assert_same_state, noise_of, save_sam, tiny_generator, tiny_surrogate
 
 from unseg.io.files import sha256_file
-from unseg.models import Generator, weights
+from unseg.models import Generator, embedded
 from unseg.models.weights import load_generator, load_sam, resolve_weights, save_mae, save_release
 from unseg.utils.errors import UserError
 
@@ -234,7 +234,7 @@ def test_a_pretrained_encoder_is_not_taken_for_a_generator(tmp_path: Path) -> No
 def test_a_name_means_the_embedded_file_and_a_missing_one_lists_the_options(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(weights, "embedded_path", lambda name: tmp_path / f"{name}.safetensors")
+    monkeypatch.setattr(embedded, "embedded_path", lambda name: tmp_path / f"{name}.safetensors")
     monkeypatch.chdir(tmp_path)
     Path("robust").write_text("a file of that name in the working folder")
     with pytest.raises(UserError, match="'robust' do not come with this installation; give a rel"):

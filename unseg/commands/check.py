@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from unseg.commands._run import EXIT_DONE, EXIT_SOME_FAILED, user_errors
+from unseg.commands._screen import Screen, add_screen_flags
 
 DOC = """Measure a protected set again, and see what JPEG compression leaves of its noise.
 
@@ -30,11 +32,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--quality", type=int, nargs="*", default=[95, 75, 50], help="JPEG qualities to try"
     )
+    add_screen_flags(parser, json_help="print one JSON object")
     options = parser.parse_args(argv)
     from unseg.protection.writing.check import check_set
 
-    checked = check_set(
-        options.folder, options.against, qualities=tuple(options.quality), limit=options.limit
-    )
-    print(checked.table())
+    screen = Screen.of(options)
+    with screen.bar(None):
+        checked = check_set(
+            options.folder,
+            options.against,
+            qualities=tuple(options.quality),
+            limit=options.limit,
+            on_image=screen.step,
+        )
+    screen.give(asdict(checked))
+    screen.say(checked.table(), "red" if checked.faults else None)
+    if screen.quiet:
+        for fault in checked.faults:
+            screen.warn(fault)
     return EXIT_SOME_FAILED if checked.faults else EXIT_DONE

@@ -8,12 +8,12 @@ import importlib.util
 import os
 import signal
 import socket
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from unseg.commands._run import user_errors
+from unseg.commands._screen import Screen, add_screen_flags
 from unseg.utils.errors import UserError
 
 DOC = """Open a page in your browser: drop pictures, mark the object, choose the strength, download.
@@ -31,7 +31,8 @@ command that was killed are removed at the next start.
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `unseg demo [...]`."""
     options = _parser().parse_args(argv)
-    _check(options)
+    screen = Screen.of(options)
+    _check(options, screen)
     from unseg.page.folder import temporary_folder
     from unseg.page.session import Limits
     from unseg.protection.api import load_generator
@@ -56,11 +57,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             open_browser=not options.no_browser,
         )
         try:
-            print(f"The page is at {server.url} (Ctrl+C ends it)", flush=True)
+            screen.give({"url": server.url})
+            screen.say(f"The page is at {server.url} (Ctrl+C ends it)")
             server.wait()
         except KeyboardInterrupt:  # the usual end, not a failure
             with contextlib.suppress(OSError):  # the terminal is gone
-                print(_farewell(server.refused), flush=True)
+                screen.say(_farewell(server.refused))
         finally:
             server.close()
     return 0
@@ -115,10 +117,11 @@ def _parser() -> argparse.ArgumentParser:
         help="of one uploaded file (default: %(default)s)",
     )
     parser.add_argument("--no-browser", action="store_true", help="only print the address")
+    add_screen_flags(parser, json_help="print the address as a JSON object")
     return parser
 
 
-def _check(options: argparse.Namespace) -> None:
+def _check(options: argparse.Namespace, screen: Screen) -> None:
     """Every mistake that can be seen before a model is loaded.
 
     Raises:
@@ -149,9 +152,8 @@ def _check(options: argparse.Namespace) -> None:
             f"({error.strerror or error}); choose another --port"
         ) from None
     if not is_loopback(str(address[0])):
-        print(
-            f"warning: --host {options.host} lets other computers use this page and its generator",
-            file=sys.stderr,
+        screen.warn(
+            f"warning: --host {options.host} lets other computers use this page and its generator"
         )
 
 

@@ -3,7 +3,8 @@
     unseg doctor
     unseg doctor --data-root /path/to/datasets --no-checksums
 
-It changes nothing and needs no connection. Exit code 0, whatever it finds.
+It changes nothing and needs no connection. `--quiet` names only what is missing. Exit code 0,
+whatever it finds.
 """
 
 from __future__ import annotations
@@ -20,11 +21,13 @@ from pathlib import Path
 
 from unseg import __version__
 from unseg.commands._run import EXIT_DONE, user_errors
+from unseg.commands._screen import Screen, add_screen_flags, counted
 from unseg.io.files import sha256_file
 from unseg.io.suffixes import WEIGHT_SUFFIXES
 from unseg.utils.errors import UserError
 
 _REQUIREMENT = re.compile(r"""^(?P<name>[\w.-]+)(.*\bextra == ["'](?P<extra>[\w-]+)["'])?""")
+_REMEDY = " -> "
 CPU_FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16")
 
 PRETRAINED_DIR, RELEASED_DIR = Path("pretrained_checkpoint"), Path("weight_dir")
@@ -43,7 +46,7 @@ class Tree:
 
     Attributes:
         folder: below the data root.
-        counted: (what, pattern below `folder`) of what is counted.
+        counted: (one of what is counted, pattern below `folder`).
     """
 
     folder: str
@@ -54,29 +57,29 @@ TREES = {
     "PASCAL VOC 2012": Tree(
         "VOCdevkit/VOC2012",
         (
-            ("images", "JPEGImages/*.jpg"),
-            ("masks", "SegmentationClass/*.png"),
-            ("augmented masks", "SegmentationClassAug/*.png"),
+            ("image", "JPEGImages/*.jpg"),
+            ("mask", "SegmentationClass/*.png"),
+            ("augmented mask", "SegmentationClassAug/*.png"),
         ),
     ),
     "ADE20K": Tree(
         "ADEChallengeData2016",
-        (("images", "images/*/*.jpg"), ("masks", "annotations/*/*.png")),
+        (("image", "images/*/*.jpg"), ("mask", "annotations/*/*.png")),
     ),
     "COCO 2017": Tree(
         "coco",
         (
-            ("training images", "train2017/*.jpg"),
-            ("validation images", "val2017/*.jpg"),
-            ("annotation files", "annotations/*.json"),
+            ("training image", "train2017/*.jpg"),
+            ("validation image", "val2017/*.jpg"),
+            ("annotation file", "annotations/*.json"),
         ),
     ),
     "Cityscapes": Tree(
         "cityscapes",
-        (("images", "leftImg8bit/*/*/*.png"), ("label files", "gtFine/*/*/*.png")),
+        (("image", "leftImg8bit/*/*/*.png"), ("label file", "gtFine/*/*/*.png")),
     ),
-    "Kvasir-SEG": Tree("Kvasir-SEG", (("images", "images/*"), ("masks", "masks/*"))),
-    "NWPU VHR-10": Tree("NWPU_VHR-10", (("images", "*/*.jpg"), ("annotation files", "*.json"))),
+    "Kvasir-SEG": Tree("Kvasir-SEG", (("image", "images/*"), ("mask", "masks/*"))),
+    "NWPU VHR-10": Tree("NWPU_VHR-10", (("image", "*/*.jpg"), ("annotation file", "*.json"))),
 }
 
 
@@ -98,6 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--no-checksums", action="store_true", help="name weight files without reading them"
     )
+    add_screen_flags(parser, json_help="print one JSON object")
     options = parser.parse_args(argv)
     sections = {
         "Versions": versions(),
@@ -106,11 +110,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         "Weights": weights(with_checksums=not options.no_checksums),
         f"Data sets below {options.data_root}": data_sets(options.data_root),
     }
-    for title, lines in sections.items():
-        print(f"{title}")
+    found = {title: list(lines) for title, lines in sections.items()}
+    screen = Screen.of(options)
+    screen.give({title: [_finding(line) for line in lines] for title, lines in found.items()})
+    for title, lines in found.items():
+        screen.say(title, "bold")
         for line in lines:
-            print(f"  {line}")
+            screen.say(f"  {line}", "yellow" if _REMEDY in line else None)
+            if screen.quiet and _REMEDY in line:
+                screen.warn(line)
     return EXIT_DONE
+
+
+def _finding(line: str) -> dict[str, str | None]:
+    """A line for programs: what was found, and what to do about it where something is missing."""
+    text, _, remedy = line.partition(_REMEDY)
+    return {"found": text, "remedy": remedy or None}
 
 
 def versions() -> Iterator[str]:
@@ -223,11 +238,11 @@ def data_sets(root: Path) -> Iterator[str]:
             yield f"{name}: {first}" + (f" (and {len(rest)} more faults)" if rest else "")
             continue
         published = f" of {part.num_pairs} published" if part.num_pairs else ""
-        yield f"{name}: {count} pairs{published}"
+        yield f"{name}: {counted(count, 'pair')}{published}"
     for name, tree in TREES.items():
         if (root / tree.folder).is_dir():
             counts = [(_count(root / tree.folder, p), what) for what, p in tree.counted]
-            yield f"{name}: {', '.join(f'{count} {what}' for count, what in counts)}"
+            yield f"{name}: {', '.join(counted(count, what) for count, what in counts)}"
         else:
             absent.append(name)
     if absent:

@@ -6,12 +6,16 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from unseg.commands._run import user_errors
+from unseg.commands._run import EXIT_INTERRUPTED, user_errors
+from unseg.commands._screen import Screen, add_screen_flags, counted
 from unseg.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from unseg.protection.writing.summary import Summary
 
 DOC = """Protect pictures; what protects one object is a prompt, without one the whole picture is.
 
@@ -37,16 +41,16 @@ _FLAGS = {
 """What messages advise to those who have a configuration, and what it is called here."""
 
 _SHOWN = 50
-"""Pictures of a folder that get a line of their own."""
+"""Pictures of a folder that get a line of their own; those that failed always do."""
 
 
 @user_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `unseg protect PATH... --output DIR [...]`."""
     options = _parser().parse_args(argv)
-    from unseg.utils.logging import setup_logging
+    from unseg.utils.logging import setup_messages
 
-    setup_logging()
+    setup_messages()
     try:
         return _protect(options)
     except UserError as error:
@@ -61,17 +65,66 @@ def _protect(options: argparse.Namespace) -> int:
 
     source = GivenPictures(options.pictures, _prompts(options))
     config = load_config(GenerateConfig, None, _overrides(options, bool(source.folders)))
-    shown: list[str] = []
-
-    def show(entry: dict[str, Any]) -> None:
-        if len(shown) < _SHOWN:
-            shown.append(entry["key"])
-            print(_with_flags(_line(entry, options.output)))
-
-    summary = generate(config, source=source, folders=source.folders, on_entry=show)
-    if summary.total > 1 or options.dry_run or source.folders:
-        print(_with_flags(summary.table()))
+    screen = Screen.of(options)
+    told = _Told(screen, options.output)
+    try:
+        with screen:
+            summary = generate(
+                config,
+                source=source,
+                folders=source.folders,
+                on_start=told.start,
+                on_entry=told.take,
+            )
+    except KeyboardInterrupt:
+        rest = "" if config.run.restart else "; the same command continues with the rest"
+        screen.warn(f"interrupted: {told.count} of {counted(told.total, 'picture')} done{rest}")
+        return EXIT_INTERRUPTED
+    told.end(summary, is_dry_run=options.dry_run)
     return summary.exit_code
+
+
+class _Told:
+    """What the user is told of a run: a line a picture while it runs, and how it ended.
+
+    Args:
+        screen: where it is printed.
+        folder: the output folder, as the user wrote it.
+    """
+
+    def __init__(self, screen: Screen, folder: Path) -> None:
+        self.count = self.total = 0
+        self._screen, self._folder, self._left_out = screen, folder, 0
+
+    def start(self, total: int) -> None:
+        """Before the first picture."""
+        self.total = total
+        self._screen.bar(total)
+
+    def take(self, entry: dict[str, Any]) -> None:
+        """A picture is done."""
+        self.count += 1
+        self._screen.give(entry)
+        has_failed = entry["status"] == "failed"
+        if has_failed and self._screen.quiet:
+            self._screen.warn(_with_flags(_line(entry, self._folder)))
+        elif has_failed or self.count <= _SHOWN:
+            colour = {"failed": "red", "kept": "dim"}.get(entry["status"])
+            self._screen.say(_with_flags(_line(entry, self._folder)), colour)
+        else:
+            self._left_out += 1
+        self._screen.step()
+
+    def end(self, summary: Summary, *, is_dry_run: bool) -> None:
+        """After the last picture."""
+        if is_dry_run:
+            self._screen.give(summary.as_dict())
+            self._screen.say(_forecast(summary))
+            return
+        if self._left_out:
+            self._screen.say(f"... and {self._left_out} more, all listed in manifest.jsonl")
+        if summary.total > 1 or summary.beside:
+            self._screen.say(_with_flags(_closing(summary)), "red" if summary.failed else "green")
 
 
 def _with_flags(text: str) -> str:
@@ -113,6 +166,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--noise", action="store_true", help="write the amplified noise as well")
     parser.add_argument("--dry-run", action="store_true", help="check the call, write nothing")
+    add_screen_flags(parser, json_help="print one JSON object a picture, as in manifest.jsonl")
     return parser
 
 
@@ -175,13 +229,47 @@ def _line(entry: dict[str, Any], folder: Path) -> str:
         return f"{entry['key']}: FAILED: {entry['reason']}"
     if entry["status"] == "kept":
         return f"{entry['key']}: kept from an earlier run"
+    path = folder / entry["output"]
     if entry["status"] == "unprotected":
-        return f"{folder / entry['output']}: copied, nothing to protect in it"
+        return f"{path}: copied, nothing to protect in it"
     psnr = "-" if entry["psnr"] is None else f"{entry['psnr']:.2f} dB"
     inside, outside = entry["budget"]
-    text = (
-        f"{folder / entry['output']}: PSNR {psnr}, changed by at most {entry['linf_inside']:g} of "
-        f"{inside:g} levels inside and {entry['linf_outside']:g} of {outside:g} outside; region "
-        f"{100 * entry['region_share']:.1f} % ({entry['region']})"
-    )
+    share = f"{100 * entry['region_share']:.1f} %"
+    change = f"changed by at most {entry['linf_inside']:g} of {_levels(inside)}"
+    if entry["region_share"] < 1:
+        change += f" inside and {entry['linf_outside']:g} of {outside:g} outside"
+    text = f"{path}: PSNR {psnr}, {change}; region {share} ({entry['region']})"
     return "\n".join([text, *(f"  note: {note}" for note in entry.get("notes", ()))])
+
+
+def _levels(number: float) -> str:
+    return f"{number:g} level" + "s" * (number != 1)
+
+
+def _forecast(summary: Summary) -> str:
+    """What a run would do."""
+    lines = [f"{counted(summary.counts['planned'], 'picture')} would be written, nothing was"]
+    return "\n".join(lines + [f"missing: {reason}" for _, reason in summary.failures])
+
+
+def _closing(summary: Summary) -> str:
+    """What a run came to."""
+    made = summary.counts["protected"]
+    parts = [f"{made} protected"]
+    if summary.kept:
+        parts[0] += f" ({summary.kept} by an earlier run)"
+    if summary.counts["unprotected"]:
+        parts.append(f"{summary.counts['unprotected']} copied without change")
+    if summary.failed:
+        parts.append(f"{summary.failed} FAILED")
+    pictures = counted(summary.total, "picture")
+    text = f"{summary.folder}: {pictures} in {summary.wall_seconds:.1f} s: {', '.join(parts)}"
+    if made and summary.psnr_mean is not None:
+        text += (
+            f"\n  largest change {_levels(summary.linf_inside)} inside, {summary.linf_outside:g} "
+            f"outside; PSNR {summary.psnr_mean:.2f} dB in the mean, {summary.psnr_min:.2f} at least"
+        )
+    beside = [
+        f"\n  {counted(n, 'other file')}: {what}" for what, n in sorted(summary.beside.items())
+    ]
+    return text + "".join(beside)

@@ -9,7 +9,6 @@ building reads no file, and reading runs no code.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from unseg.io.tensors import (
     tensors_of,
 )
 from unseg.models.build import generator_like, outline_like
+from unseg.models.embedded import EMBEDDED, embedded_path, resolve_weights
 from unseg.models.formats.imagenet import efficientnet_lite0_path, load_efficientnet_lite0
 from unseg.models.formats.mae import MAE_FORMAT, load_mae, read_mae, save_mae
 from unseg.models.formats.official import export_official, generator_from_official
@@ -52,12 +52,6 @@ __all__ = [
 ]
 
 CHECKPOINT_FORMAT = "unseg-checkpoint"
-
-EMBEDDED = {
-    "default": "small generator for any picture",
-    "robust": "the same with grey noise, trained through JPEG and blur; for smooth pictures",
-}
-"""Weights that can come with the package, by name."""
 
 
 def load_generator(
@@ -89,40 +83,6 @@ def load_generator(
     else:
         generator = generator_from_official(state_dict_of(file), file.path)
     return generator.to(device).eval()
-
-
-def resolve_weights(name_or_path: str | Path) -> Path:
-    """The file that a name of embedded weights, or a path, means.
-
-    A bare name in `EMBEDDED` is always the embedded file; write `./default` for a file so named.
-
-    Raises:
-        UserError: there is no such file.
-    """
-    text = str(name_or_path)
-    if text in EMBEDDED:
-        path = embedded_path(text)
-        if path.is_file():
-            return path
-        raise UserError(f"weights {text!r} do not come with this installation; {_options()}")
-    path = Path(name_or_path)
-    if path.exists():
-        return path
-    raise UserError(f"{text}: no such weight file; {_options()}")
-
-
-def embedded_path(name: str) -> Path:
-    """Where embedded weights of this name lie if the package has them."""
-    return Path(str(resources.files("unseg"))) / "assets" / f"{name}.safetensors"
-
-
-def _options() -> str:
-    shipped = [name for name in EMBEDDED if embedded_path(name).is_file()]
-    named = f"a name ({', '.join(shipped)}), " if shipped else ""
-    return (
-        f"give {named}a released Generator_*.pth, a training checkpoint or a .safetensors release "
-        "(`unseg weights list` shows those at hand)"
-    )
 
 
 def _generator_from_checkpoint(file: WeightFile) -> Generator:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -231,22 +232,23 @@ def _frame(config: GenerateConfig, model: Any, options: MethodOptions) -> ModelF
     return ModelFrame(image_size=4 * options.grid, mask_size=options.grid)
 
 
-def notes_on(plan: Plan) -> list[str]:
-    """What the user should know before the run."""
+def notes_on(plan: Plan) -> list[tuple[int, str]]:
+    """What the user should know before the run, each with the level of its log."""
     method = plan.config.method
-    notes = [f"method {method}: {METHODS[method].title}"]
+    notes = [(logging.INFO, f"method {method}: {METHODS[method].title}")]
     fraction = fraction_note(plan.method.bounds)
     if fraction:
-        notes.append(fraction)
+        notes.append((logging.WARNING, fraction))
     needed, measured = _estimate(plan)
     if needed:
         free = free_bytes(plan.layout.folder)
-        notes.append(
-            f"{len(plan.items)} images need about {_size(needed)} (from {measured} of them), "
-            f"{_size(free)} are free at {plan.layout.folder}"
+        space = (
+            f"{plan.layout.folder}: about {_size(needed)} needed (from the sizes of {measured} of "
+            f"{len(plan.items)} images), {_size(free)} free"
         )
+        notes.append((logging.INFO, space))
         if needed > free:
-            notes.append("WARNING: the disk is probably too small for this set")
+            notes.append((logging.WARNING, f"the disk is probably too small: {space}"))
     return notes
 
 

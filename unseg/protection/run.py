@@ -50,6 +50,7 @@ def generate(
     source: AnnotationSource | None = None,
     folders: Sequence[Path] | None = None,
     generator: Any = None,
+    on_start: Callable[[int], object] | None = None,
     on_entry: Callable[[dict[str, Any]], None] | None = None,
     looks_beside: bool = True,
 ) -> Summary:
@@ -60,7 +61,9 @@ def generate(
         source: images and labels, where they are not those of `config.data`.
         folders: folders that the output must not lie in; None: those of `config.data`.
         generator: one that is loaded already.
-        on_entry: also called with every manifest entry of this rank.
+        on_start: called with the number of this rank's images, before the first of them.
+        on_entry: also called with every manifest entry of this rank; who takes them shows how far
+            the run is, and no bar or line of ours does.
         looks_beside: list what lies in the images' folders beside the images too.
 
     Returns:
@@ -83,14 +86,16 @@ def generate(
     if not config.run.dry_run:
         _together(lambda: check_writable(folder))
     if distributed.is_main():
-        for note in notes_on(plan):
-            _log.info("%s", note)
+        for level, note in notes_on(plan):
+            _log.log(level, "%s", note)
     if config.run.dry_run:
         return _dry_run(plan)
     with reserved(folder) if distributed.is_main() else nullcontext():
         _together(lambda: _begin(plan) if distributed.is_main() else None)
         if not config.run.restart:
             plan = replace(plan, earlier=finished(folder))
+        if on_start is not None:
+            on_start(len(plan.items) // plan.world_size)
         kept = _protect_share(plan, on_entry)
         total_kept = sum(distributed.all_gather_object(kept))
         summary = _together(
@@ -104,7 +109,7 @@ def _protect_share(plan: Plan, on_entry: Callable[[dict[str, Any]], None] | None
     share = len(plan.items) // plan.world_size
     kept = Counter[str]()
     part = PartWriter(plan.layout.folder, plan.rank)
-    progress = Progress(share, "protect", rank=plan.rank)
+    progress = Progress(share, "protect", rank=plan.rank, is_shown=on_entry is None)
 
     def report(entry: dict[str, Any]) -> None:
         kept[entry["status"]] += 1

@@ -38,6 +38,27 @@ def setup_logging(log_file: str | Path | None = None, rank: int = 0) -> None:
     logger.propagate = False
 
 
+def setup_messages() -> None:
+    """Send the package's warnings to standard error, as commands for people print them.
+
+    One line each without time or module, for example `warning: the disk is probably too small`.
+    Calling it again, or after `setup_logging`, replaces what was set up.
+    """
+    setup_logging()
+    logger = logging.getLogger("unseg")
+    for handler in logger.handlers:
+        handler.setFormatter(_Plain())
+    logger.setLevel(logging.WARNING)
+
+
+class _Plain(logging.Formatter):
+    """`warning: text`, with the traceback where there is one."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = f"{record.levelname.lower()}: {record.getMessage()}"
+        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+
+
 class Progress:
     """Speed and remaining time of a long job: a bar in a terminal, else a line now and then.
 
@@ -47,6 +68,7 @@ class Progress:
         unit: what is counted.
         rank: only rank 0 shows anything.
         every: seconds between lines where there is no terminal.
+        is_shown: False where the caller shows how far the job is.
     """
 
     def __init__(
@@ -57,10 +79,11 @@ class Progress:
         unit: str = "images",
         rank: int = 0,
         every: float = 30.0,
+        is_shown: bool = True,
     ) -> None:
         self.done = 0
         self._total, self._what, self._unit, self._every = total, what, unit, every
-        self._is_shown = rank == 0
+        self._is_shown = is_shown and rank == 0
         self._start = self._last = time.monotonic()
         self._bar: Any = None
         if self._is_shown and sys.stderr.isatty():

@@ -14,6 +14,9 @@ from typing import Any
 
 from unseg.utils.errors import UserError
 
+PARENT_DIR = Path("pretrained_checkpoint")
+"""Where published weights are kept."""
+
 _CHUNK = 1 << 20
 _TIMEOUT = 30.0
 

@@ -27,6 +27,7 @@ from torch import Tensor
 from unseg.io.files import atomic_write_bytes, sha256_file
 from unseg.io.tensors import DAMAGED, WeightFile, tensors_of
 from unseg.models.build import generator_like, outline_like
+from unseg.models.formats.download import PARENT_DIR
 from unseg.models.formats.sam import load_sam
 from unseg.models.formats.transfer import check_size, check_tensors
 from unseg.models.generator import Generator
@@ -34,7 +35,6 @@ from unseg.utils.errors import UserError
 
 RELEASE_FORMAT = "unseg-generator"
 VERSION = 1
-PARENT_DIR = Path("pretrained_checkpoint")
 
 _HEADER_KEY = "unseg"
 _MAX_GROWTH = 4

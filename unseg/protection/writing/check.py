@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -68,8 +68,8 @@ class Checked:
         """For people."""
         psnr = "-" if self.psnr_min is None else f"{self.psnr_mean:.2f} / {self.psnr_min:.2f} dB"
         lines = [
-            f"{self.count} images: largest change {self.linf:g} levels, mean RMS {self.rms:.3f}, "
-            f"mean L2 {self.l2:.3f}, mean / lowest PSNR {psnr}"
+            f"{self.count} image{'s' * (self.count != 1)}: largest change {self.linf:g} levels, "
+            f"mean RMS {self.rms:.3f}, mean L2 {self.l2:.3f}, mean / lowest PSNR {psnr}"
         ]
         if self.survival:
             lines.append("  JPEG  correlation  amplitude kept  RMS of change  largest change")
@@ -88,6 +88,7 @@ def check_set(
     *,
     qualities: tuple[int, ...] = QUALITIES,
     limit: int | None = None,
+    on_image: Callable[[], None] = lambda: None,
 ) -> Checked:
     """Compare a protected set with its clean images.
 
@@ -100,6 +101,7 @@ def check_set(
         clean: the clean images' folder, or the clean data set of a mirrored one.
         qualities: JPEG qualities to try; () for none.
         limit: only the first images.
+        on_image: called before each image.
 
     Raises:
         UserError: there is nothing to compare.
@@ -113,6 +115,7 @@ def check_set(
     for source, output, entry in pairs:
         if limit is not None and result.count >= limit:
             break
+        on_image()
         try:
             file = read_file(output)
             if entry is not None and file.sha256 != entry["output_sha256"]:
