@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from types import TracebackType
-from typing import IO, Any
+from typing import Any, TextIO
 
 _COLOURS = {"red": 31, "green": 32, "yellow": 33, "dim": 2, "bold": 1}
 _BAR = "  {percentage:3.0f} % |{bar:24}| {n_fmt} of {total_fmt}, {rate_fmt}, {remaining} left"
@@ -25,7 +25,7 @@ def add_screen_flags(parser: argparse.ArgumentParser, *, json_help: str) -> None
     flags.add_argument("--quiet", action="store_true", help="print problems alone")
 
 
-def is_terminal(stream: IO[str]) -> bool:
+def is_terminal(stream: TextIO) -> bool:
     """Whether somebody looks at this stream."""
     return stream.isatty() and os.environ.get("TERM") != "dumb"
 
@@ -33,6 +33,11 @@ def is_terminal(stream: IO[str]) -> bool:
 def counted(number: int, noun: str) -> str:
     """For example `1 picture`, `12 pictures`."""
     return f"{number} {noun}" + "s" * (number != 1)
+
+
+def printable(name: str) -> str:
+    """A file's name without what a terminal would obey: line ends, escapes, lone bytes."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
 
 
 class Screen:
@@ -104,7 +109,7 @@ class Screen:
             self._bar.close()
             self._bar = None
 
-    def _print(self, text: str, stream: IO[str]) -> None:
+    def _print(self, text: str, stream: TextIO) -> None:
         # A file's name may be bytes that are no text.
         encoding = stream.encoding or "utf-8"
         text = text.encode(encoding, "backslashreplace").decode(encoding)
@@ -117,7 +122,7 @@ class Screen:
             # `| head` has read enough; the work goes on, and its exit code stays its own.
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
-    def _painted(self, text: str, colour: str | None, stream: IO[str]) -> str:
+    def _painted(self, text: str, colour: str | None, stream: TextIO) -> str:
         if colour is None or not is_terminal(stream) or "NO_COLOR" in os.environ:
             return text
         return f"\x1b[{_COLOURS[colour]}m{text}\x1b[0m"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from unseg.commands._run import EXIT_INTERRUPTED, user_errors
-from unseg.commands._screen import Screen, add_screen_flags, counted
+from unseg.commands._screen import Screen, add_screen_flags, counted, printable
 from unseg.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -225,11 +225,12 @@ def _numbers(text: str, count: int, flag: str) -> list[float]:
 
 def _line(entry: dict[str, Any], folder: Path) -> str:
     """What became of one picture."""
+    key = printable(entry["key"])
     if entry["status"] == "failed":
-        return f"{entry['key']}: FAILED: {entry['reason']}"
+        return f"{key}: FAILED: {printable(entry['reason'])}"
     if entry["status"] == "kept":
-        return f"{entry['key']}: kept from an earlier run"
-    path = folder / entry["output"]
+        return f"{key}: kept from an earlier run"
+    path = printable(str(folder / entry["output"]))
     if entry["status"] == "unprotected":
         return f"{path}: copied, nothing to protect in it"
     psnr = "-" if entry["psnr"] is None else f"{entry['psnr']:.2f} dB"

@@ -86,6 +86,17 @@ def protect(
 
     Raises:
         UserError: a type, size or coordinate that does not fit.
+
+    Example:
+        >>> import numpy as np
+        >>> import unseg
+        >>> photo = np.full((40, 60, 3), 128, np.uint8)
+        >>> result = unseg.protect(photo, boxes=[20, 10, 49, 29])
+        >>> result.image.shape, result.image.dtype
+        ((40, 60, 3), dtype('uint8'))
+        >>> change, inside = abs(result.noise), result.region
+        >>> int(change[inside].max()), int(change[~inside].max())
+        (8, 2)
     """
     picture = _as_picture(image)
     if not 0 <= epsilon_bg <= epsilon <= 255:
