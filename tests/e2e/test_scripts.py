@@ -56,6 +56,11 @@ WRONG: dict[str, list[tuple[list[str], dict[str, str], str]]] = {
         (["nowhere.yaml"], SLURM, "nowhere.yaml: no such configuration file"),
         ([], {**SLURM, "NPROC": "abc"}, "NPROC=abc: must be a whole number above 0"),
     ],
+    "seen_by_imagenet.py": [
+        (["seen.md"], {}, "usage: python scripts/seen_by_imagenet.py OUT.md CONFIG"),
+        (["seen.md", "nowhere.yaml"], {}, "nowhere.yaml: no such configuration file"),
+        (["seen.md", "configs/generate/folder.yaml", "data.root=nowhere"], {}, "nowhere"),
+    ],
     "silent_bands.py": [
         (["bands"], {}, "usage: python scripts/silent_bands.py OUT CONFIG"),
         (["bands", "nowhere.yaml"], {}, "nowhere.yaml: no such configuration file"),
