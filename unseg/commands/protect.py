@@ -227,7 +227,9 @@ def _line(entry: dict[str, Any], folder: Path) -> str:
     """What became of one picture."""
     key = printable(entry["key"])
     if entry["status"] == "failed":
-        return f"{key}: FAILED: {printable(entry['reason'])}"
+        where, _, why = entry["reason"].partition(": ")
+        reason = why if where.endswith(entry["key"]) else entry["reason"]
+        return f"{key}: FAILED: {printable(reason)}"
     if entry["status"] == "kept":
         return f"{key}: kept from an earlier run"
     path = printable(str(folder / entry["output"]))

@@ -34,6 +34,9 @@ from unseg.types import ABSENT_LABEL, Prompts
 from unseg.utils.errors import UserError
 
 OPSET = 20
+TORCH = (2, 9)
+"""The first torch whose exporter is built for `torch.export`."""
+
 NUM_POINTS = 8
 INPUTS = ("image", "boxes", "point_coords", "point_labels", "mask_inputs")
 METADATA_KEY = "unseg"
@@ -50,12 +53,17 @@ def save_onnx(generator: Generator, path: str | Path) -> None:
         path: file to write.
 
     Raises:
-        UserError: the extra `onnx` is not installed, the generator is too large, or the file
-            cannot be written.
+        UserError: the extra `onnx` is not installed, torch is older than 2.9, the generator is too
+            large, or the file cannot be written.
     """
+    path = Path(path)
+    if path.suffix != ".onnx":
+        raise UserError(f"{path}: end the name in .onnx")
     missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(f'ONNX needs {" and ".join(missing)}: pip install "unseg[onnx]"')
+    if tuple(map(int, torch.__version__.split(".")[:2])) < TORCH:
+        raise UserError(f"ONNX needs torch {TORCH[0]}.{TORCH[1]}, found {torch.__version__}")
     size = sum(value.nbytes for value in generator.state_dict().values())
     if size > _MAX_BYTES:
         raise UserError(
