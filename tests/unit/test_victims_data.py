@@ -17,7 +17,6 @@ from unseg.config.evaluate import RecipeConfig, VictimDataConfig
 from unseg.data.annotations.base import Annotation, Segment
 from unseg.utils.errors import UserError
 from unseg.victims.data.augment import augment
-from unseg.victims.data.defences import apply_defence, parse_defence
 from unseg.victims.data.load import load_tensors, num_classes, training_label
 from unseg.victims.data.mixtures import clean_rows, mixed
 from unseg.victims.data.splits import make_pictures, split_config, validation_rows
@@ -102,23 +101,6 @@ def test_a_mixture_takes_the_pictures_of_its_clean_rows_from_the_clean_set() -> 
         assert torch.equal(found.images[i], (clean if i in rows else protected).images[i])
     with pytest.raises(ValueError, match="different pictures"):
         mixed(protected, tensor_set(8, seed=1), 0.5, seed=3)
-
-
-def test_written_defences_are_parsed_and_faults_named() -> None:
-    assert parse_defence("none") == ()
-    assert parse_defence("jpeg-75+grey") == (("jpeg", 75.0), ("grey", 1.0))
-    for text, message in (("fog-1", "unknown 'fog'"), ("blur", "needs a value"),
-                          ("jpeg-0", "1 to 100"), ("bits-x", "no number")):  # fmt: skip
-        with pytest.raises(UserError, match=message):
-            parse_defence(text)
-
-
-def test_only_greyscale_touches_test_pictures() -> None:
-    image = torch.rand(1, 3, 16, 16)
-    assert torch.equal(apply_defence(image, "blur-1+jpeg-50", at_test=True), image)
-    grey = apply_defence(image, "blur-1+grey", at_test=True)
-    assert torch.equal(grey[:, 0], grey[:, 2])
-    assert not torch.equal(apply_defence(image, "blur-1+grey"), grey)
 
 
 def test_labels_for_training_leave_void_and_crowds_out() -> None:

@@ -17,11 +17,12 @@ from unseg.config.evaluate import RecipeConfig
 from unseg.utils.errors import UserError
 from unseg.victims.data.defences import ATTACK_EPSILON as EPSILON
 from unseg.victims.data.defences import (
-    apply_defence,
     parse_defence,
     picture_defence,
+    ready_defence,
     training_defences,
 )
+from unseg.victims.data.defences.base import PublishedPicture
 from unseg.victims.data.segments import Target
 from unseg.victims.data.tensor_set import IGNORED_LABEL
 from unseg.victims.networks.registry import build_victim
@@ -317,9 +318,9 @@ def test_training_defences_join_those_on_pictures() -> None:
     assert picture_defence(text) == "jpeg-75+blur-1"
     assert picture_defence("ddc_at") == "none"
     assert training_defences("ueraser_like-5") == {"ueraser_like": 5.0}
-    image = torch.rand(1, 3, 16, 16)
-    assert torch.equal(apply_defence(image, "adversarial"), image)
-    assert torch.equal(apply_defence(image, text), apply_defence(image, "jpeg-75+blur-1"))
+    picture = PublishedPicture(torch.rand(3, 16, 16), torch.zeros(16, 16, dtype=torch.uint8), "p")
+    assert torch.equal(ready_defence("adversarial")(picture), picture.image)
+    assert torch.equal(ready_defence(text)(picture), ready_defence("jpeg-75+blur-1")(picture))
 
 
 @pytest.mark.parametrize(

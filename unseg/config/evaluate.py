@@ -64,6 +64,9 @@ class VictimDataConfig:
     validation_share: float = bounded(0.1, low=0, high=0.5)
     """Share of the training pictures that is kept back, in the state in which they were published,
     for choosing the epoch."""
+    public: str | None = None
+    """Another name under `data`, whose clean training pictures and masks a trainer has to make
+    pairs of with the public generator (defence `regenerate`)."""
     publishable: bool = False
     """Whether the licence allows to embed example pictures in a report that is passed on."""
 
@@ -208,8 +211,8 @@ class BlockConfig:
     budgets: tuple[str, ...] = ()
     """epsilon/epsilon_bg in grey levels, "8/2"; empty: each method's own."""
     defences: tuple[str, ...] = ("none",)
-    """Written defences: none, jpeg-75, blur-1, grey, bits-3, median-3, downup-0.5, adversarial,
-    ddc_at, ueraser_like, joined by +."""
+    """Written defences, joined by +: none, jpeg-75, blur-1, grey, oproj-7, adversarial, ...; the
+    list is in docs/EVALUATION.md."""
     clean_shares: tuple[float, ...] = (0.0,)
     """Shares of the training pictures that are left clean; 1 is the method clean."""
     seeds: tuple[int, ...] = (0,)
@@ -284,6 +287,10 @@ class EvaluateConfig:
             for name in getattr(self, section):
                 if not _NAME.fullmatch(name) or "__" in name:
                     yield f"{section}.{name}", "names are letters, digits and . _ - (no __)"
+        for name, data in self.data.items():
+            if data.public is not None and (data.public not in self.data or data.public == name):
+                others = ", ".join(sorted(set(self.data) - {name}))
+                yield f"data.{name}.public", f"needs another data set; those are {others or 'none'}"
         for index, block in enumerate(self.grid):
             for section in ("data", "methods", "victims"):
                 known = {*getattr(self, section), *([CLEAN] if section == "methods" else [])}

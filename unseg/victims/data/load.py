@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from unseg.config.dataset import DatasetConfig
 from unseg.config.evaluate import DENSE_TASKS, RecipeConfig
 from unseg.data.annotations import build_source
-from unseg.data.annotations.base import Annotation, contiguous_classes
+from unseg.data.annotations.base import Annotation, AnnotationSource, Item, contiguous_classes
 from unseg.io.decode import read_rgb
 from unseg.io.files import resolve_inside
 from unseg.io.suffixes import PICTURE_SUFFIXES
 from unseg.types import VOID_CLASS
 from unseg.utils.errors import UserError
-from unseg.victims.data.defences import apply_defence
+from unseg.victims.data.defences.base import Defend, PublishedPicture
 from unseg.victims.data.segments import Segments, segments_of
 from unseg.victims.data.tensor_set import IGNORED_LABEL, TensorSet, fit_frame
 
@@ -56,7 +58,7 @@ def load_tensors(
     recipe: RecipeConfig,
     task: str,
     protected_root: Path | None = None,
-    defence: str = "none",
+    defend: Defend | None = None,
     is_test: bool = False,
 ) -> TensorSet:
     """A whole split, decoded, defended and brought into the victim's frame.
@@ -66,38 +68,23 @@ def load_tensors(
         recipe: gives the frame and where scores are taken.
         task: of the data section.
         protected_root: folder of the same pictures after protection, to be read instead.
-        defence: written defence, applied at the pictures' own size.
-        is_test: only those defences that act on test pictures.
+        defend: what is done to each picture at its own size.
+        is_test: whether scores may be taken at the pictures' own size.
 
     Raises:
         UserError: a picture or its label is missing, damaged or of another size.
     """
     source = build_source(dataset)
-    class_ids = sorted(source.class_names)
     rank = object_ranks(dataset, task)
     images, labels, extents, keys = [], [], [], []
     native: list[np.ndarray] = []
     segments: list[Segments] = []
     native_segments: list[Segments] = []
     for item in source.items():
-        annotation = source.read(item)
-        if not annotation.has_region:
-            raise UserError(f"{item.key}: boxes and points are no labels to train a victim with")
-        label = training_label(
-            annotation,
-            task=task,
-            class_ids=class_ids,
-            open_background=has_open_background(dataset),
-        )
-        path = item.image_path if protected_root is None else _protected(protected_root, item.key)
-        pixels = read_rgb(path, max_pixels=dataset.max_pixels)
-        if pixels.shape[:2] != label.shape:
-            raise UserError(f"{path}: is {pixels.shape[:2]} (H, W) but its label is {label.shape}")
-        image = torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
-        image = apply_defence(image[None], defence, at_test=is_test)[0]
+        annotation, picture = _read(source, item, dataset, task, protected_root)
         framed, classes, extent = fit_frame(
-            image,
-            torch.from_numpy(label),
+            picture.image if defend is None else defend(picture),
+            picture.label,
             side=recipe.image_size,
             keep_ratio=recipe.keep_ratio,
             antialias=recipe.antialias,
@@ -108,7 +95,7 @@ def load_tensors(
         keys.append(item.key)
         is_native = is_test and recipe.score_at == "native"
         if task in DENSE_TASKS:
-            native += [label] * is_native
+            native += [picture.label.numpy()] * is_native
             continue
         objects = segments_of(annotation, rank, open_background=has_open_background(dataset))
         native_segments += [objects] * is_native
@@ -124,6 +111,58 @@ def load_tensors(
         segments=tuple(segments) or None,
         native_segments=tuple(native_segments) or None,
     )
+
+
+def _read(
+    source: AnnotationSource,
+    item: Item,
+    dataset: DatasetConfig,
+    task: str,
+    protected_root: Path | None,
+) -> tuple[Annotation, PublishedPicture]:
+    """One picture with its label at its own size."""
+    annotation = source.read(item)
+    if not annotation.has_region:
+        raise UserError(f"{item.key}: boxes and points are no labels to train a victim with")
+    label = training_label(
+        annotation,
+        task=task,
+        class_ids=sorted(source.class_names),
+        open_background=has_open_background(dataset),
+    )
+    path = item.image_path if protected_root is None else protected_file(protected_root, item.key)
+    pixels = read_rgb(path, max_pixels=dataset.max_pixels)
+    if pixels.shape[:2] != label.shape:
+        raise UserError(f"{path}: is {pixels.shape[:2]} (H, W) but its label is {label.shape}")
+    return annotation, PublishedPicture(as_image(pixels), torch.from_numpy(label), item.key)
+
+
+def as_image(pixels: np.ndarray) -> Tensor:
+    """(H, W, 3) uint8 as (3, H, W) float32 in [0, 1]."""
+    return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
+
+
+@dataclass(frozen=True)
+class PictureFiles:
+    """The pictures of a split with their labels, read one at a time, again at each pass.
+
+    Attributes:
+        dataset: the clean pictures and the labels.
+        task: of the data section.
+        protected_root: folder of the same pictures after protection, to be read instead.
+    """
+
+    dataset: DatasetConfig
+    task: str
+    protected_root: Path | None = None
+
+    def __len__(self) -> int:
+        return len(build_source(self.dataset).items())
+
+    def __iter__(self) -> Iterator[PublishedPicture]:
+        source = build_source(self.dataset)
+        for item in source.items():
+            yield _read(source, item, self.dataset, self.task, self.protected_root)[1]
 
 
 def has_open_background(dataset: DatasetConfig) -> bool:
@@ -160,7 +199,7 @@ def object_ranks(dataset: DatasetConfig, task: str) -> dict[int, int] | None:
     return {class_id: rank for rank, class_id in enumerate(ids)}
 
 
-def _protected(root: Path, key: str) -> Path:
+def protected_file(root: Path, key: str) -> Path:
     """The protected picture of a key; its suffix may differ, since lossless files may be PNG."""
     path = resolve_inside(root, key)
     if path.is_file():
@@ -174,5 +213,5 @@ def _protected(root: Path, key: str) -> Path:
 def picture_pairs(dataset: DatasetConfig, protected_root: Path) -> list[tuple[Path, Path]]:
     """(clean, protected) files of a split."""
     return [
-        (i.image_path, _protected(protected_root, i.key)) for i in build_source(dataset).items()
+        (i.image_path, protected_file(protected_root, i.key)) for i in build_source(dataset).items()
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from unseg.config.load import to_dict
 from unseg.io.files import atomic_write, sha256_file
 from unseg.protection.methods import METHODS
 from unseg.utils.errors import UserError
+from unseg.victims.data.defences import alternatives, learnt_defences, needs_generator
 from unseg.victims.networks.weights import MODEL_FILES
 
 INDEX = "index.json"
@@ -66,15 +67,18 @@ def expand(config: EvaluateConfig) -> list[Cell]:
             block.data,
             block.methods,
             block.victims,
-            block.defences,
+            [one for written in block.defences for one in alternatives(written)],
             block.clean_shares,
             block.seeds,
         ):
             common: dict[str, Any] = {
                 "data": data, "victim": victim, "defence": defence, "seed": seed
             }  # fmt: skip
+            # Nobody regenerates the noise of pictures that have none.
+            has_clean = not needs_generator(defence)
             if method == CLEAN or share == 1:
-                cells[Cell(**common)] = None
+                if has_clean:
+                    cells[Cell(**common)] = None
                 continue
             for epsilon, epsilon_bg in _budgets(config.methods[method], block.budgets):
                 cells[
@@ -86,7 +90,7 @@ def expand(config: EvaluateConfig) -> list[Cell]:
                         **common,
                     )
                 ] = None
-            if share:
+            if share and has_clean:
                 cells[Cell(clean_share=share, is_twin=True, **common)] = None
     return list(cells)
 
@@ -179,6 +183,8 @@ class GridFolders:
         published = None if cell.method == CLEAN else self.protected(cell).name
         data = {**to_dict(section), "publishable": 0}
         data |= {"train": _content_of(section.train), "test": _content_of(section.test)}
+        del data["public"]
+        public = self._public(cell)
         weights = self._content(victim.weights_path)
         entry = {**to_dict(victim), "title": 0}
         # These keys came later: cells without them keep their folders.
@@ -187,8 +193,15 @@ class GridFolders:
         for name in ("brightness", "contrast"):
             if not entry["recipe"][name]:
                 del entry["recipe"][name]
-        key = fingerprint(data, entry, weights, published, asdict(cell))
+        key = fingerprint(data, entry, weights, published, asdict(cell), *public)
         return self.run_dir / "cells" / f"{cell.name}-{key}"
+
+    def _public(self, cell: Cell) -> list[str]:
+        """The pictures of which the trainer's pairs are made, where his defence needs any."""
+        name = self.config.data[cell.data].public
+        if name is None or not any(entry.needs_pairs for entry in learnt_defences(cell.defence)):
+            return []
+        return [self.protected(replace(cell, data=name)).name]
 
     def _content(self, path: str | None) -> str | None:
         """Checksum of a file, of a folder's weights or of a shipped generator; else the name."""

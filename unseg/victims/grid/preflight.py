@@ -11,7 +11,12 @@ from unseg.config.typed import choice_message
 from unseg.protection.methods import METHODS
 from unseg.protection.plan import method_problems
 from unseg.utils.errors import UserError
-from unseg.victims.data.defences import parse_defence
+from unseg.victims.data.defences import (
+    alternatives,
+    learnt_defences,
+    needs_generator,
+    parse_defence,
+)
 from unseg.victims.data.splits import SPLITS
 from unseg.victims.grid.cells import ASSETS, expand
 from unseg.victims.grid.needs import need_lines
@@ -32,11 +37,7 @@ def check_grid(config: EvaluateConfig) -> None:
 
 def choice_problems(config: EvaluateConfig) -> Iterator[str]:
     """Names that no registry knows, and victims that cannot do a data set's task."""
-    for defence in dict.fromkeys(d for block in config.grid for d in block.defences):
-        try:
-            parse_defence(defence)
-        except UserError as error:
-            yield str(error)
+    yield from _defence_problems(config)
     for name, victim in config.victims.items():
         if victim.arch not in ARCHITECTURES:
             known = ", ".join(ARCHITECTURES)
@@ -52,6 +53,29 @@ def choice_problems(config: EvaluateConfig) -> Iterator[str]:
                     f"it; those that can are {fit}"
                 )
     yield from _method_problems(config)
+
+
+def _defence_problems(config: EvaluateConfig) -> Iterator[str]:
+    """Unknown defences, and those that miss what they assume."""
+    written = [(block, text) for block in config.grid for text in block.defences]
+    for block, defence in ((block, one) for block, text in written for one in alternatives(text)):
+        try:
+            parse_defence(defence)
+        except UserError as error:
+            yield str(error)
+            continue
+        if any(entry.needs_pairs for entry in learnt_defences(defence)):
+            yield from (
+                f"data.{name}.public: defence {defence} needs the data set of the trainer's pairs"
+                for name in block.data
+                if config.data[name].public is None
+            )
+        if needs_generator(defence):
+            yield from (
+                f"methods.{name}: defence {defence} runs the method again, which a folder cannot"
+                for name in block.methods
+                if name != CLEAN and config.methods[name].method == FOLDER
+            )
 
 
 def _method_problems(config: EvaluateConfig) -> Iterator[str]:

@@ -4,41 +4,112 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from unseg.config.dataset import DatasetConfig
-from unseg.config.evaluate import EvaluateConfig, MethodConfig
+from unseg.config.evaluate import FOLDER, EvaluateConfig, MethodConfig
 from unseg.config.generate import GenerateConfig
 from unseg.config.load import from_dict, to_dict
+from unseg.data.annotations import AnnotationSource, build_source
+from unseg.data.annotations.base import Annotation, Item
 from unseg.io.files import atomic_write
 from unseg.io.locks import locked
 from unseg.protection.methods import METHODS
 from unseg.protection.run import generate
 from unseg.utils.errors import UserError
+from unseg.victims.data.load import protected_file
 from unseg.victims.data.splits import SPLITS, split_config
 from unseg.victims.grid.cells import Cell, GridFolders
 
 _log = logging.getLogger(__name__)
 
 
-def make_protected(config: EvaluateConfig, folders: GridFolders, cell: Cell) -> None:
-    """Protect both splits of a cell's data set, unless that is done already."""
+AGAIN = "train_again"
+"""Folder beside a set's splits: its protected training pictures, protected once more."""
+
+
+def make_protected(
+    config: EvaluateConfig, folders: GridFolders, cell: Cell, *, splits: Sequence[str] = SPLITS
+) -> None:
+    """Protect splits of a cell's data set, unless that is done already."""
     folder = folders.protected(cell)
     with locked(folder, wait=True):
-        for split in SPLITS:
-            done = folder / f"{split}.json"
-            if done.exists():
-                continue
+        for split in splits:
             dataset = split_config(config.data[cell.data], split, folders.pictures(cell.data))
-            _log.info("protect %s: %s", split, folder.name)
-            summary = _protect(config, cell, dataset, folder / split)
-            with atomic_write(done, "w") as file:
-                json.dump(summary, file, indent=1)
+            _protect_once(config, cell, dataset, folder / split)
+
+
+def make_protected_again(config: EvaluateConfig, folders: GridFolders, cell: Cell) -> Path:
+    """Protect a cell's protected training pictures once more, unless that is done already.
+
+    Returns:
+        Their folder.
+    """
+    folder = folders.protected(cell)
+    dataset = split_config(config.data[cell.data], "train", folders.pictures(cell.data))
+    with locked(folder, wait=True):
+        source = _Republished(build_source(dataset), folder / "train")
+        _protect_once(config, cell, dataset, folder / AGAIN, source=source)
+    return folder / AGAIN
+
+
+class _Republished:
+    """A data set whose pictures are read from the folder of the protected ones."""
+
+    def __init__(self, source: AnnotationSource, root: Path) -> None:
+        self._source, self._root = source, root
+        self.class_names, self.num_classes = source.class_names, source.num_classes
+        self.thing_ids = source.thing_ids
+
+    def items(self) -> Sequence[Item]:
+        """Under the data set's own names."""
+        return [
+            replace(item, image_path=protected_file(self._root, item.key))
+            for item in self._source.items()
+        ]
+
+    def read(self, item: Item) -> Annotation:
+        """The data set's own label."""
+        return self._source.read(item)
+
+
+def protected_root(
+    config: EvaluateConfig, folders: GridFolders, cell: Cell, split: str
+) -> Path | None:
+    """Folder of a split's protected pictures; None where there are none (a folder's test)."""
+    method = config.methods[cell.method]
+    if method.method == FOLDER:
+        root = method.train_root if split == "train" else method.test_root
+        return None if root is None else Path(root)
+    return folders.protected(cell) / split
+
+
+def _protect_once(
+    config: EvaluateConfig,
+    cell: Cell,
+    dataset: DatasetConfig,
+    folder: Path,
+    *,
+    source: AnnotationSource | None = None,
+) -> None:
+    done = folder.with_name(f"{folder.name}.json")
+    if done.exists():
+        return
+    _log.info("protect %s: %s", folder.name, folder.parent.name)
+    summary = _protect(config, cell, dataset, folder, source)
+    with atomic_write(done, "w") as file:
+        json.dump(summary, file, indent=1)
 
 
 def _protect(
-    config: EvaluateConfig, cell: Cell, dataset: DatasetConfig, folder: Path
+    config: EvaluateConfig,
+    cell: Cell,
+    dataset: DatasetConfig,
+    folder: Path,
+    source: AnnotationSource | None,
 ) -> dict[str, Any]:
     """Run the protection pipeline over a split; returns how its pictures changed."""
     protected = generation_config(
@@ -50,7 +121,8 @@ def _protect(
         folder=folder,
         device=config.device,
     )
-    summary = generate(protected, looks_beside=False)  # the split's own pictures alone
+    # The split's own pictures alone.
+    summary = generate(protected, source=source, looks_beside=False)
     if summary.failed:
         key, reason = summary.failures[0]
         raise UserError(

@@ -19,7 +19,6 @@ from unseg.config.dataset import DatasetConfig
 from unseg.config.evaluate import (
     CLEAN,
     DENSE_TASKS,
-    FOLDER,
     EvaluateConfig,
     RecipeConfig,
     VictimDataConfig,
@@ -28,12 +27,21 @@ from unseg.data.annotations import build_source
 from unseg.io.files import atomic_write, atomic_write_bytes
 from unseg.io.tensors import read_weight_file
 from unseg.utils.seed import derive_seed
-from unseg.victims.data.defences import picture_defence
+from unseg.victims.data.defences import (
+    defence_at_test,
+    is_drawn,
+    learnt_defences,
+    picture_defence,
+    ready_defence,
+)
+from unseg.victims.data.defences.base import Defend
 from unseg.victims.data.load import load_tensors, num_classes, object_ranks
 from unseg.victims.data.mixtures import clean_rows, mixed
 from unseg.victims.data.splits import split_config, validation_rows
 from unseg.victims.data.tensor_set import TensorSet
 from unseg.victims.grid.cells import Cell, GridFolders
+from unseg.victims.grid.knowledge import trainer_knowledge
+from unseg.victims.grid.protected_sets import protected_root
 from unseg.victims.networks.registry import build_victim
 from unseg.victims.networks.victim import Victim
 from unseg.victims.training.class_map_task import ClassMapTask, Task
@@ -58,8 +66,7 @@ class TensorCache:
         data = self.config.data[cell.data]
         recipe = self.config.victims[cell.victim].recipe
         frame = (recipe.image_size, recipe.keep_ratio, recipe.antialias, recipe.score_at)
-        defence = picture_defence(cell.defence)
-        key = (cell.data, split, root, defence, frame)
+        key = (cell.data, split, root, frame, *self._defence_key(cell, split))
         if key not in self._sets:
             dataset = split_config(data, split, self.folders.pictures(cell.data))
             self._sets[key] = load_tensors(
@@ -67,7 +74,7 @@ class TensorCache:
                 recipe=recipe,
                 task=data.task,
                 protected_root=root,
-                defence=defence,
+                defend=self._defend(cell, split),
                 is_test=split == "test",
             )
         self._sets.move_to_end(key)
@@ -75,16 +82,25 @@ class TensorCache:
             self._sets.popitem(last=False)
         return self._sets[key]
 
+    def _defence_key(self, cell: Cell, split: str) -> tuple[Any, ...]:
+        """What a defended set depends on: the defence, and what it was fitted to or drew."""
+        defence = picture_defence(cell.defence)
+        if split == "test":
+            return (defence,)
+        published = (cell.method, cell.epsilon, cell.epsilon_bg, cell.clean_share, cell.is_twin)
+        return (
+            defence,
+            published if learnt_defences(defence) else None,
+            cell.seed if is_drawn(defence) else None,
+        )
 
-def protected_root(
-    config: EvaluateConfig, folders: GridFolders, cell: Cell, split: str
-) -> Path | None:
-    """Folder of a split's protected pictures; None where there are none (a folder's test)."""
-    method = config.methods[cell.method]
-    if method.method == FOLDER:
-        root = method.train_root if split == "train" else method.test_root
-        return None if root is None else Path(root)
-    return folders.protected(cell) / split
+    def _defend(self, cell: Cell, split: str) -> Defend:
+        if split == "test":
+            return defence_at_test(cell.defence)
+        known = None
+        if learnt_defences(cell.defence):
+            known = trainer_knowledge(cell, self.config, self.folders)
+        return ready_defence(cell.defence, known, seed=cell.seed)
 
 
 @dataclass(frozen=True)
@@ -109,15 +125,15 @@ class CellData:
 
 def assemble(cell: Cell, config: EvaluateConfig, cache: TensorCache) -> CellData:
     """The sets of a cell, mixtures and twins included."""
-    published = cache.get(cell, "train", is_protected=False)
+    published = cache.get(cell, "train", is_protected=cell.method != CLEAN)
     keys = published.keys
     held = validation_rows(keys, config.data[cell.data].validation_share)
     kept = set(held)
     rows = [i for i in range(len(keys)) if i not in kept]
     protected_test = None
     if cell.method != CLEAN:
-        clean, published = published, cache.get(cell, "train", is_protected=True)
         if cell.clean_share:
+            clean = cache.get(cell, "train", is_protected=False)
             published = mixed(published, clean, cell.clean_share, seed=cell.seed)
         if protected_root(config, cache.folders, cell, "test") is not None:
             protected_test = cache.get(cell, "test", is_protected=True)

@@ -14,7 +14,8 @@ from unseg.io.files import atomic_write, atomic_write_bytes
 from unseg.utils.errors import UserError
 from unseg.victims.data.splits import split_config
 from unseg.victims.grid.cells import Cell, GridFolders, expand
-from unseg.victims.grid.run_cell import EXAMPLES, protected_root
+from unseg.victims.grid.protected_sets import protected_root
+from unseg.victims.grid.run_cell import EXAMPLES
 from unseg.victims.report import figures
 from unseg.victims.report.aggregate import Key, ScoreRow, changes, collect
 from unseg.victims.report.all_scores import all_scores_section

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from unseg.config.evaluate import RecipeConfig
+from unseg.degrade import colour_noise
 from unseg.utils.errors import UserError
 from unseg.victims.data.defences import training_defences
 from unseg.victims.data.tensor_set import IGNORED_LABEL
@@ -46,6 +47,7 @@ class TrainingLoss:
         self.finds_objects = isinstance(victim, ObjectVictim)
         self.epsilon = chosen.get("adversarial", chosen.get("ddc_at", 0.0))
         self.num_erasings = int(chosen.get("ueraser_like", 0))
+        self.shift = chosen.get("shift", 0.0)
         self.branch: ExtraBranch | None = None
         if "ddc_at" in chosen:
             if self.finds_objects:
@@ -75,6 +77,8 @@ class TrainingLoss:
         """
         if self.num_erasings:
             picture = self.erased(picture, target, rng)
+        if self.shift:
+            picture = colour_noise(picture, self.shift, generator=rng)
         if not self.epsilon:
             return self._loss(picture, target, dice=self.has_dice)
         attacked = self.half_attacked(picture, target)

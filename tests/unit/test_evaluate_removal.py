@@ -1,0 +1,136 @@
+"""Defences that learn, in an evaluation grid: what their trainer knows, and what is not run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from unseg.config.evaluate import (
+    BlockConfig,
+    EvaluateConfig,
+    MethodConfig,
+    RecipeConfig,
+    SyntheticConfig,
+    VictimConfig,
+    VictimDataConfig,
+)
+from unseg.utils.errors import UserError
+from unseg.victims.data.defences import known_generator
+from unseg.victims.data.splits import make_pictures
+from unseg.victims.grid.cells import Cell, GridFolders, expand
+from unseg.victims.grid.preflight import check_grid
+from unseg.victims.grid.protected_sets import AGAIN, make_protected
+from unseg.victims.grid.run_cell import TensorCache
+from unseg.victims.grid.run_grid import run_grid
+
+RECIPE = RecipeConfig(image_size=32, epochs=1, batch_size=4, lr=1e-2)
+
+
+def scenes(seed: int, public: str | None = None) -> VictimDataConfig:
+    synthetic = SyntheticConfig(num_train=6, num_test=2, image_size=32, seed=seed)
+    return VictimDataConfig(synthetic=synthetic, public=public)
+
+
+def grid_of(tmp_path: Path, *defences: str, **changes: object) -> EvaluateConfig:
+    config = EvaluateConfig(
+        run_dir=str(tmp_path / "run"),
+        device="cpu",
+        num_threads=1,
+        num_examples=0,
+        data={"scenes": scenes(1, "others"), "others": scenes(2)},
+        methods={"tile": MethodConfig(method="tiled_sign", options={"noise.grid": 16})},
+        victims={"unet": VictimConfig(arch="unet_plain", tiny=True, recipe=RECIPE)},
+        grid=(
+            BlockConfig(
+                data=("scenes",), methods=("clean", "tile"), victims=("unet",), defences=defences
+            ),
+        ),
+    )
+    return replace(config, **changes)  # type: ignore[arg-type]
+
+
+def test_clean_pictures_have_no_noise_to_regenerate_and_alternatives_are_cells(
+    tmp_path: Path,
+) -> None:
+    cells = expand(grid_of(tmp_path, "none", "iss", "regenerate", "same-generator"))
+    assert [(c.method, c.defence) for c in cells] == [
+        ("clean", "none"), ("clean", "jpeg-10"), ("clean", "grey"),
+        ("tile", "none"), ("tile", "jpeg-10"), ("tile", "grey"),
+        ("tile", "regenerate"), ("tile", "same-generator"),
+    ]  # fmt: skip
+
+
+def test_what_a_defence_lacks_is_said_before_any_work(tmp_path: Path) -> None:
+    alone = {"scenes": scenes(1), "others": scenes(2)}
+    with pytest.raises(UserError, match=r"data\.scenes\.public: defence regenerate"):
+        check_grid(grid_of(tmp_path, "regenerate", data=alone))
+    folder = {"tile": MethodConfig(method="folder", train_root=str(tmp_path))}
+    with pytest.raises(UserError, match=r"methods\.tile: defence same-generator"):
+        check_grid(grid_of(tmp_path, "same-generator", methods=folder))
+    check_grid(grid_of(tmp_path, "none", "mean-residual-16", "notch", data=alone))
+
+
+def test_a_data_set_that_is_not_there_is_no_public_one() -> None:
+    data = {"scenes": scenes(1, "nobody")}
+    config = replace(grid_of(Path(), "none"), data=data)
+    assert ("data.scenes.public", "needs another data set; those are none") in config.problems()
+
+
+def test_cells_of_other_defences_keep_their_folders(tmp_path: Path) -> None:
+    alone = {"scenes": scenes(1), "others": scenes(2)}
+    plain, public = (
+        GridFolders(grid_of(tmp_path, "none", data=data))
+        for data in (alone, {**alone, "scenes": scenes(1, "others")})
+    )
+    cell = Cell(data="scenes", method="tile", epsilon=8, epsilon_bg=2, victim="unet")
+    assert plain.cell(cell) == public.cell(cell)
+    other = GridFolders(
+        grid_of(tmp_path, "none", data={"scenes": scenes(1, "others"), "others": scenes(3)})
+    )
+    pairs = replace(cell, defence="regenerate")
+    assert other.cell(cell) == public.cell(cell)
+    assert other.cell(pairs) != public.cell(pairs)
+
+
+def test_the_same_generator_nearly_restores_the_clean_pictures(tmp_path: Path) -> None:
+    config = grid_of(tmp_path, "same-generator")
+    folders, (cell,) = GridFolders(config), expand(config)
+    make_pictures(config.data["scenes"], folders.pictures("scenes"))
+    make_protected(config, folders, cell)
+    cache = TensorCache(config, folders)
+    clean = cache.get(replace(cell, defence="none"), "train", is_protected=False).images.int()
+    plain = cache.get(replace(cell, defence="none"), "train", is_protected=True).images.int()
+    restored = cache.get(cell, "train", is_protected=True).images.int()
+    assert (plain - clean).abs().max() == 8
+    assert (restored - clean).abs().float().mean() < 0.1  # where values are clipped, some is left
+    assert (folders.protected(cell) / AGAIN).is_dir()
+
+
+def test_sets_are_shared_by_seeds_unless_a_defence_draws(tmp_path: Path) -> None:
+    config = grid_of(tmp_path, "notch")
+    folders, cells = GridFolders(config), expand(config)
+    make_pictures(config.data["scenes"], folders.pictures("scenes"))
+    cache = TensorCache(config, folders)
+    first, second = (replace(cells[0], seed=seed) for seed in (0, 1))
+    same = [cache.get(c, "train", is_protected=False) for c in (first, second)]
+    assert same[0] is same[1]
+    drawn = [
+        cache.get(replace(c, defence="coin-2"), "train", is_protected=False).images
+        for c in (first, second)
+    ]
+    assert not torch.equal(*drawn)
+
+
+def test_every_learnt_defence_runs_in_a_grid(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(known_generator, "CROP", 16)
+    monkeypatch.setattr(known_generator, "STEPS", 2)
+    config = grid_of(
+        tmp_path, "oproj-3", "mean-residual-16", "jpeg-75+notch", "regenerate", "same-generator"
+    )
+    outcome = run_grid(config)
+    assert (outcome.done, outcome.failed) == (8, {})
