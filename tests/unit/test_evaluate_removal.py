@@ -7,16 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from removal_cases import grid_of, scenes
 
-from unseg.config.evaluate import (
-    BlockConfig,
-    EvaluateConfig,
-    MethodConfig,
-    RecipeConfig,
-    SyntheticConfig,
-    VictimConfig,
-    VictimDataConfig,
-)
+from unseg.config.evaluate import MethodConfig
 from unseg.utils.errors import UserError
 from unseg.victims.data.defences import known_generator
 from unseg.victims.data.splits import make_pictures
@@ -25,31 +18,6 @@ from unseg.victims.grid.preflight import check_grid
 from unseg.victims.grid.protected_sets import AGAIN, make_protected
 from unseg.victims.grid.run_cell import TensorCache
 from unseg.victims.grid.run_grid import run_grid
-
-RECIPE = RecipeConfig(image_size=32, epochs=1, batch_size=4, lr=1e-2)
-
-
-def scenes(seed: int, public: str | None = None) -> VictimDataConfig:
-    synthetic = SyntheticConfig(num_train=6, num_test=2, image_size=32, seed=seed)
-    return VictimDataConfig(synthetic=synthetic, public=public)
-
-
-def grid_of(tmp_path: Path, *defences: str, **changes: object) -> EvaluateConfig:
-    config = EvaluateConfig(
-        run_dir=str(tmp_path / "run"),
-        device="cpu",
-        num_threads=1,
-        num_examples=0,
-        data={"scenes": scenes(1, "others"), "others": scenes(2)},
-        methods={"tile": MethodConfig(method="tiled_sign", options={"noise.grid": 16})},
-        victims={"unet": VictimConfig(arch="unet_plain", tiny=True, recipe=RECIPE)},
-        grid=(
-            BlockConfig(
-                data=("scenes",), methods=("clean", "tile"), victims=("unet",), defences=defences
-            ),
-        ),
-    )
-    return replace(config, **changes)  # type: ignore[arg-type]
 
 
 def test_clean_pictures_have_no_noise_to_regenerate_and_alternatives_are_cells(
@@ -70,6 +38,8 @@ def test_what_a_defence_lacks_is_said_before_any_work(tmp_path: Path) -> None:
     folder = {"tile": MethodConfig(method="folder", train_root=str(tmp_path))}
     with pytest.raises(UserError, match=r"methods\.tile: defence same-generator"):
         check_grid(grid_of(tmp_path, "same-generator", methods=folder))
+    with pytest.raises(UserError, match=r"victims\.unet\.weights=none: defence frozen-2"):
+        check_grid(grid_of(tmp_path, "frozen-2"))
     check_grid(grid_of(tmp_path, "none", "mean-residual-16", "notch", data=alone))
 
 

@@ -12,10 +12,12 @@ from unseg.protection.methods import METHODS
 from unseg.protection.plan import method_problems
 from unseg.utils.errors import UserError
 from unseg.victims.data.defences import (
+    TRAINING,
     alternatives,
     learnt_defences,
     needs_generator,
     parse_defence,
+    training_defences,
 )
 from unseg.victims.data.splits import SPLITS
 from unseg.victims.grid.cells import ASSETS, expand
@@ -75,6 +77,13 @@ def _defence_problems(config: EvaluateConfig) -> Iterator[str]:
                 f"methods.{name}: defence {defence} runs the method again, which a folder cannot"
                 for name in block.methods
                 if name != CLEAN and config.methods[name].method == FOLDER
+            )
+        if any(TRAINING[name].needs_pretrained for name in training_defences(defence)):
+            yield from (
+                f"victims.{name}.weights=none: defence {defence} freezes what was trained before; "
+                "set imagenet, library or path"
+                for name in block.victims
+                if config.victims[name].weights == "none"
             )
 
 

@@ -26,6 +26,7 @@ from unseg.config.evaluate import (
 from unseg.data.annotations import build_source
 from unseg.io.files import atomic_write, atomic_write_bytes
 from unseg.io.tensors import read_weight_file
+from unseg.utils.errors import UserError
 from unseg.utils.seed import derive_seed
 from unseg.victims.data.defences import (
     defence_at_test,
@@ -33,6 +34,7 @@ from unseg.victims.data.defences import (
     learnt_defences,
     picture_defence,
     ready_defence,
+    training_defences,
 )
 from unseg.victims.data.defences.base import Defend
 from unseg.victims.data.load import load_tensors, num_classes, object_ranks
@@ -114,6 +116,7 @@ class CellData:
         protected_test: protected test pictures; None for clean training.
         epoch_size: pictures in an epoch; a twin's fewer pictures are repeated up to it, so that it
             gets as many steps as the mixture it belongs to.
+        clean_part: clean training pictures that the trainer has, where his defence needs some.
     """
 
     train: TensorSet
@@ -121,6 +124,7 @@ class CellData:
     clean_test: TensorSet
     protected_test: TensorSet | None
     epoch_size: int
+    clean_part: TensorSet | None = None
 
 
 def assemble(cell: Cell, config: EvaluateConfig, cache: TensorCache) -> CellData:
@@ -149,7 +153,20 @@ def assemble(cell: Cell, config: EvaluateConfig, cache: TensorCache) -> CellData
         clean_test=cache.get(cell, "test", is_protected=False),
         protected_test=protected_test,
         epoch_size=epoch_size,
+        clean_part=_clean_part(cell, cache, rows),
     )
+
+
+def _clean_part(cell: Cell, cache: TensorCache, rows: list[int]) -> TensorSet | None:
+    """So many percent of the training pictures, clean; a larger part contains every smaller one."""
+    percent = training_defences(cell.defence).get("dfr")
+    if percent is None:
+        return None
+    clean = cache.get(cell, "train", is_protected=False).select(rows)
+    part = clean_rows(clean.keys, percent / 100, seed=cell.seed)
+    if not part:
+        raise UserError(f"{cell.name}: {percent:g} % of {len(rows)} pictures is none; raise dfr")
+    return clean.select(part)
 
 
 def build_task(dataset: DatasetConfig, section: VictimDataConfig, recipe: RecipeConfig) -> Task:
@@ -225,6 +242,7 @@ def run_cell(
         task=task,
         validation=data.validation,
         clean_test=data.clean_test,
+        clean_part=data.clean_part,
         seed=cell.seed,
         epoch_size=data.epoch_size,
         defence=cell.defence,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from unseg.config.evaluate import CLEAN, FOLDER, EvaluateConfig
 from unseg.metrics import marginal_value, protection
+from unseg.victims.data.defences import alternatives
 from unseg.victims.grid.cells import Cell, GridFolders, expand, read_json
 from unseg.victims.grid.run_cell import RESULT
 from unseg.victims.report.entries import entry_change
@@ -149,6 +150,7 @@ def collect(config: EvaluateConfig) -> tuple[list[ScoreRow], dict[Key, list[Resu
         if found is not None:
             results[key].append(found)
     rows = [_row(key, found, expected[key]) for key, found in results.items()]
+    rows += _better_rows(rows, config)
     by_key = {row.key: row for row in rows}
     for row in rows:
         _relate(row, by_key, config)
@@ -179,6 +181,24 @@ def _row(key: Key, results: list[Result], expected: int) -> ScoreRow:
     row.epochs = [int(result["scores"]["selected"]["epoch"]) for result in results]
     row.curve = _mean_curve(result["curve"] for result in results)
     return row
+
+
+def _better_rows(rows: Sequence[ScoreRow], config: EvaluateConfig) -> list[ScoreRow]:
+    """Of each written defence with alternatives the better one's row, under the written name."""
+    by_key = {row.key: row for row in rows}
+    written = dict.fromkeys(d for b in config.grid for d in b.defences if len(alternatives(d)) > 1)
+    better = []
+    for defence in written:
+        names = alternatives(defence)
+        for row in rows:
+            if row.key.defence != names[0]:
+                continue
+            found = [by_key.get(replace(row.key, defence=name)) for name in names]
+            scored = [r for r in found if r is not None and r.selected is not None]
+            if len(scored) == len(names):
+                best = max(scored, key=lambda r: r.selected.mean if r.selected else 0.0)
+                better.append(replace(best, key=replace(row.key, defence=defence)))
+    return better
 
 
 def _mean_curve(curves: Iterable[list[dict[str, float]]]) -> list[tuple[int, float]]:

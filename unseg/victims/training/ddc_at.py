@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unseg.utils.errors import UserError
 from unseg.utils.seed import derive_seed
 from unseg.victims.networks.victim import Victim
+from unseg.victims.training.last_layer import class_head
 
 
 class ExtraBranch(nn.Module):
@@ -32,7 +32,7 @@ class ExtraBranch(nn.Module):
 
     def __init__(self, victim: Victim, *, seed: int) -> None:
         super().__init__()
-        head = _head(victim)
+        head = class_head(victim, defence="ddc_at")
         width = head.in_channels
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(seed, "extra branch"))
@@ -67,17 +67,3 @@ class ExtraBranch(nn.Module):
         padded = [side + -side % self._divisor for side in size]
         logits = F.interpolate(logits, padded, mode="bilinear", align_corners=False)
         return logits[..., : size[0], : size[1]]
-
-
-def _head(victim: Victim) -> nn.Conv2d:
-    heads = [
-        module
-        for module in victim.network.modules()
-        if isinstance(module, nn.Conv2d) and module.out_channels == victim.num_classes
-    ]
-    if not heads:
-        raise UserError(
-            "defence ddc_at needs a victim whose last convolution has one channel a class; "
-            "use adversarial for this one"
-        )
-    return heads[-1]

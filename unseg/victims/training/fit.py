@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +23,7 @@ from unseg.victims.data.defences import NO_DEFENCE
 from unseg.victims.data.tensor_set import TensorSet
 from unseg.victims.networks.victim import Victim
 from unseg.victims.training.class_map_task import Task
+from unseg.victims.training.last_layer import CleanLastLayer
 from unseg.victims.training.training_loss import TrainingLoss
 
 
@@ -56,13 +58,14 @@ def fit(
     task: Task,
     validation: TensorSet | None,
     clean_test: TensorSet,
+    clean_part: TensorSet | None = None,
     seed: int,
     epoch_size: int | None = None,
     defence: str = NO_DEFENCE,
     state: FitState | None = None,
     on_epoch: Callable[[FitState], None] | None = None,
 ) -> FitState:
-    """Train a victim; its weights afterwards are those of the last epoch.
+    """Train a victim; its weights afterwards are those of the last epoch, as it was scored.
 
     Args:
         victim: on its device, with its initial weights.
@@ -72,6 +75,7 @@ def fit(
         validation: pictures in the state in which they were published, to choose the epoch with;
             None: the last epoch is the selected one.
         clean_test: scored for the curve alone, never for a choice.
+        clean_part: the clean pictures that the trainer has, for defences that need some.
         seed: of the order and the augmentation.
         epoch_size: pictures that make an epoch; None: all of `train`. A larger number repeats
             them, so that a smaller set gets as many steps.
@@ -87,6 +91,9 @@ def fit(
     victim.to(memory_format=torch.channels_last)
     training = TrainingLoss(victim, task, recipe, defence, seed=seed)
     optimizer = _optimizer(training.modules, recipe)
+    last_layer = None
+    if clean_part is not None:
+        last_layer = CleanLastLayer(victim, clean_part, task, recipe, seed=seed)
     if state.epoch:
         victim.load_state_dict(state.victim)
         if training.branch is not None:
@@ -110,13 +117,16 @@ def fit(
             raise FloatingPointError(f"the loss is {loss} in epoch {epoch + 1}; lower recipe.lr")
         state.epoch = epoch + 1
         if state.epoch % eval_every == 0 or state.epoch == epochs:
-            _score_epoch(victim, state, loss, task, validation, clean_test)
+            with last_layer.retrained(state.epoch) if last_layer else nullcontext():
+                _score_epoch(victim, state, loss, task, validation, clean_test)
         if on_epoch is not None:
             state.victim, state.optimizer = victim.state_dict(), optimizer.state_dict()
             if training.branch is not None:
                 state.branch = training.branch.state_dict()
             on_epoch(state)
     training.close()
+    if last_layer is not None:
+        last_layer.retrain(state.epoch)
     return state
 
 

@@ -17,6 +17,7 @@ from unseg.victims.networks.victim import ObjectVictim, Victim, autocast, channe
 from unseg.victims.training.adversarial import as_tested, bim
 from unseg.victims.training.class_map_task import Task, segmentation_loss
 from unseg.victims.training.ddc_at import ExtraBranch
+from unseg.victims.training.frozen import FrozenStages
 from unseg.victims.training.ueraser import erase
 
 
@@ -48,6 +49,7 @@ class TrainingLoss:
         self.epsilon = chosen.get("adversarial", chosen.get("ddc_at", 0.0))
         self.num_erasings = int(chosen.get("ueraser_like", 0))
         self.shift = chosen.get("shift", 0.0)
+        self.frozen = FrozenStages(victim, int(chosen["frozen"])) if "frozen" in chosen else None
         self.branch: ExtraBranch | None = None
         if "ddc_at" in chosen:
             if self.finds_objects:
@@ -64,8 +66,9 @@ class TrainingLoss:
 
     def close(self) -> None:
         """Leave the victim as it was found, but for what it has learnt."""
-        if self.branch is not None:
-            self.branch.close()
+        for part in (self.branch, self.frozen):
+            if part is not None:
+                part.close()
 
     def __call__(self, picture: Tensor, target: Any, rng: torch.Generator) -> Tensor:
         """Scalar, with a gradient.

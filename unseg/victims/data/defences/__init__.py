@@ -106,8 +106,11 @@ TRAINING: dict[str, TrainingDefence] = {
     "ddc_at": TrainingDefence(low=0.001, high=0.5, default=ATTACK_EPSILON),
     "ueraser_like": TrainingDefence(low=1, high=10, default=1, is_whole=True),
     "shift": TrainingDefence(low=0, high=64, default=8),
+    "frozen": TrainingDefence(low=0, high=7, default=2, is_whole=True, needs_pretrained=True),
+    "dfr": TrainingDefence(low=0.1, high=100, default=10),
 }
-"""Name -> what its value may be: bound of the attack in [0, 1] (twice), draws, grey levels."""
+"""Name -> what its value may be: bound of the attack in [0, 1] (twice), draws, grey levels,
+stages after the stem, percent of clean pictures."""
 
 ALTERNATIVES: dict[str, tuple[str, ...]] = {"iss": ("jpeg-10", "grey")}
 """Name -> defences of which a report shows the better one. iss: Liu, Zhao, Larson, "Image Shortcut

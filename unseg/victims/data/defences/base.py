@@ -134,4 +134,10 @@ class LearntDefence(Defence):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingDefence(Defence):
-    """A change of the training itself."""
+    """A change of the training itself.
+
+    Attributes:
+        needs_pretrained: the victim must start from the weights of another training.
+    """
+
+    needs_pretrained: bool = False
