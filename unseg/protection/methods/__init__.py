@@ -23,6 +23,7 @@ __all__ = [
     "MethodOptions",
     "UnSeg",
     "full_size_noise",
+    "untrained_control",
 ]
 
 METHODS: dict[str, type[Method]] = {
@@ -39,3 +40,12 @@ METHODS: dict[str, type[Method]] = {
     "ar": Autoregressive,
     "cuda": Convolutional,
 }
+
+
+def untrained_control(epsilon: float, epsilon_bg: float) -> Method:
+    """What costs nothing: a random tile of cells of 1/32 of the side, green against magenta."""
+    return TiledSign(
+        MethodOptions(
+            epsilon=epsilon, epsilon_bg=epsilon_bg, seed=0, grid=32, carrier="opponent, sharp"
+        )
+    )

@@ -15,7 +15,7 @@ from unseg.io.encode import encode_picture
 from unseg.io.files import FileContent, path_below, read_file, resolve_inside
 from unseg.io.pictures import Picture, read_picture
 from unseg.io.suffixes import FORMAT_SUFFIXES
-from unseg.protection.writing.manifest import FAILED, read_manifest
+from unseg.protection.writing.manifest import FAILED, manifest_files, read_manifest
 from unseg.utils.errors import UserError
 
 QUALITIES = (95, 75, 50)
@@ -109,10 +109,7 @@ def check_set(
     result = Checked()
     psnrs: list[float] = []
     rows: dict[int, list[Survival]] = {quality: [] for quality in qualities}
-    pairs = _from_manifest(folder, clean, result)
-    if not (folder / "manifest.jsonl").is_file() and not list(folder.glob("manifest.part-*")):
-        pairs = _by_stem(folder, clean, result)
-    for source, output, entry in pairs:
+    for source, output, entry in pairs_of(folder, clean, result):
         if limit is not None and result.count >= limit:
             break
         on_image()
@@ -158,6 +155,18 @@ def survival(clean: Picture, protected: Picture, *, quality: int) -> Survival:
         kept=together / energy if energy else 0.0,
         linf=float(np.abs(left).max()),
     )
+
+
+def pairs_of(
+    folder: Path, clean: Path, result: Checked
+) -> Iterator[tuple[Path, Path, Mapping[str, Any] | None]]:
+    """(clean file, protected file, manifest entry or None) of a protected set.
+
+    By its manifest, else by tree and stem; entries without a file become faults of `result`.
+    """
+    if manifest_files(folder):
+        return _from_manifest(folder, clean, result)
+    return _by_stem(folder, clean, result)
 
 
 def _from_manifest(

@@ -8,6 +8,7 @@ from unseg.config.evaluate import DENSE_TASKS, EvaluateConfig
 from unseg.victims.report.aggregate import ScoreRow
 from unseg.victims.report.elements import (
     NOTHING,
+    Part,
     Section,
     Table,
     Text,
@@ -19,7 +20,7 @@ from unseg.victims.report.elements import (
 
 def all_scores_section(rows: list[ScoreRow], config: EvaluateConfig) -> Iterator[Section]:
     """Nothing where every data set's label is a map of classes."""
-    parts: list[Text | Table] = []
+    parts: list[Part] = []
     for data in dict.fromkeys(row.key.data for row in rows):
         found = [row for row in rows if row.key.data == data and row.further]
         names = list(dict.fromkeys(name for row in found for name in row.further))

@@ -13,6 +13,7 @@ from unseg.victims.grid.cells import has_budget
 from unseg.victims.networks.registry import ARCHITECTURES
 from unseg.victims.report.aggregate import Key, Spread
 from unseg.victims.report.entries import entry_card
+from unseg.victims.report.heat import HeatMap
 
 NOTHING = "–"
 
@@ -63,12 +64,23 @@ class Figure:
         return f"![{self.alt}](figures/{self.name}.png)"
 
 
+Part = Text | Table | Figure | HeatMap
+"""What stands in a section."""
+
+
 @dataclass(frozen=True)
 class Section:
     """A heading and what stands below it."""
 
     heading: str
-    parts: list[Text | Table | Figure]
+    parts: Sequence[Part]
+
+
+def aligned(lines: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of cells for a terminal, each column as wide as its widest cell."""
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    padded = ("  ".join(f"{v:<{w}}" for v, w in zip(line, widths, strict=True)) for line in lines)
+    return [line.rstrip() for line in padded]
 
 
 def method_title(config: EvaluateConfig, key: Key, with_share: bool = True) -> str:

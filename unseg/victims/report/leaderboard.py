@@ -17,9 +17,9 @@ from unseg.utils.errors import UserError
 from unseg.victims.data.defences import NO_DEFENCE
 from unseg.victims.report.elements import NOTHING
 from unseg.victims.report.heat import HeatCell, HeatMap, heat_cell
+from unseg.victims.report.page import ASSETS, rendered
 from unseg.victims.report.rows import ROWS, broken_by, by_place, place_of, read_rows
 
-ASSETS = Path(__file__).parents[2] / "assets"
 PAGE, PLAIN = "index.html", "README.md"
 TITLE = "Unlearnable pictures for segmentation: leaderboard"
 INTRODUCTION = (
@@ -100,20 +100,13 @@ def write_leaderboard(folder: Path) -> tuple[Path, int]:
     Raises:
         UserError: no rows, damaged ones, or the extra is missing.
     """
-    try:
-        import jinja2
-    except ImportError as error:
-        raise UserError(
-            "the page needs jinja2; install the extra: pip install 'unseg[eval]'"
-        ) from error
     rows = sorted(read_rows(folder / ROWS), key=_order)
     if not rows:
         raise UserError(f"{folder}: holds no {ROWS}/*.json; add some: --add RUN_DIR")
     lines = [_line(row, place) for row, place in by_place(rows)]
     maps = heat_maps(rows)
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string((ASSETS / "leaderboard.html").read_text(encoding="utf-8"))
-    page = template.render(
+    page = rendered(
+        "leaderboard.html",
         title=TITLE,
         introduction=INTRODUCTION,
         columns=COLUMNS,

@@ -11,6 +11,7 @@ from unseg.victims.report.aggregate import ScoreRow
 from unseg.victims.report.elements import (
     NOTHING,
     Figure,
+    Part,
     Section,
     Table,
     Text,
@@ -36,7 +37,7 @@ def mixture_section(rows: list[ScoreRow], config: EvaluateConfig) -> Iterator[Se
         "one. 'Clean part alone' trained on the same clean pictures without the protected ones, "
         "for as many steps."
     )
-    parts: list[Text | Table | Figure] = [Text(note), Table(header, lines, num_text=4)]
+    parts: list[Part] = [Text(note), Table(header, lines, num_text=4)]
     for data, victim in dict.fromkeys((row.key.data, row.key.victim) for row in mixed):
         lines_of = _mixture_lines(
             [

@@ -22,9 +22,11 @@ from unseg.victims.report.all_scores import all_scores_section
 from unseg.victims.report.elements import (
     NOTHING,
     Figure,
+    Part,
     Section,
     Table,
     Text,
+    aligned,
     budget_title,
     method_title,
     number,
@@ -32,8 +34,8 @@ from unseg.victims.report.elements import (
     victim_title,
 )
 from unseg.victims.report.mixture_section import mixture_section
+from unseg.victims.report.page import need_page_packages, write_page
 
-TEMPLATE = Path(__file__).parents[2] / "assets" / "report.html"
 HOW_TO_READ = (
     "Victims are trained on pictures as they were published and tested on clean ones: the lower "
     "the score on clean test, the better the protection. 'selected' is the epoch that is best on a "
@@ -55,14 +57,7 @@ def write_report(config: EvaluateConfig) -> Path:
     Raises:
         UserError: no cell has a result yet, or the packages of the report are missing.
     """
-    try:
-        import jinja2
-        import matplotlib as _  # noqa: F401 - missing must be said before any work
-    except ImportError as error:
-        raise UserError(
-            f"the report needs the package {error.name!r}; install the extra: "
-            "pip install 'unseg[eval]'"
-        ) from error
+    need_page_packages()
     run_dir = Path(config.run_dir)
     found = list(sections(config))
     (run_dir / "figures").mkdir(parents=True, exist_ok=True)
@@ -72,10 +67,7 @@ def write_report(config: EvaluateConfig) -> Path:
         for part in section.parts:
             if isinstance(part, Figure):
                 atomic_write_bytes(run_dir / "figures" / f"{part.name}.png", part.data)
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    page = template.render(title=config.title, sections=found)
-    atomic_write_bytes(run_dir / "report.html", page.encode())
+    write_page(run_dir / "report.html", title=config.title, sections=found)
     with atomic_write(run_dir / "report.md", "w") as file:
         file.write("\n\n".join(text) + "\n")
     return run_dir / "report.md"
@@ -90,9 +82,7 @@ def summary_lines(config: EvaluateConfig) -> list[str]:
         own = row.protected_test.percent() if row.protected_test else NOTHING
         names = (row.key.data, victim_title(config, row.key.victim), row.key.defence)
         lines.append((*names, method_title(config, row.key), row.selected.percent(), own))
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    aligned = ("  ".join(f"{v:<{w}}" for v, w in zip(line, widths, strict=True)) for line in lines)
-    return [line.rstrip() for line in aligned]
+    return aligned(lines)
 
 
 def sections(config: EvaluateConfig) -> Iterator[Section]:
@@ -105,7 +95,7 @@ def sections(config: EvaluateConfig) -> Iterator[Section]:
     if not any(row.selected for row in rows):
         raise UserError(f"{config.run_dir}: no cell is finished; run unseg evaluate first")
     missing = sum(row.num_expected - len(row.epochs) for row in rows)
-    parts: list[Text | Table | Figure] = [Text(HOW_TO_READ)]
+    parts: list[Part] = [Text(HOW_TO_READ)]
     if missing:
         parts.append(Text(f"{missing} cells of the grid have no result yet."))
     for data in dict.fromkeys(row.key.data for row in rows):
@@ -198,7 +188,7 @@ def _change_section(config: EvaluateConfig) -> Iterator[Section]:
 
 
 def _curve_section(rows: list[ScoreRow], config: EvaluateConfig) -> Iterator[Section]:
-    parts: list[Text | Table | Figure] = []
+    parts: list[Part] = []
     places = dict.fromkeys((row.key.data, row.key.victim, row.key.defence) for row in rows)
     for data, victim, defence in places:
         lines = {
@@ -221,7 +211,7 @@ def _curve_section(rows: list[ScoreRow], config: EvaluateConfig) -> Iterator[Sec
 
 def _picture_section(config: EvaluateConfig) -> Iterator[Section]:
     folders = GridFolders(config, is_recorded=True)
-    parts: list[Text | Table | Figure] = []
+    parts: list[Part] = []
     cells = [cell for cell in expand(config) if not cell.clean_share and cell.defence == "none"]
     for data in dict.fromkeys(cell.data for cell in cells):
         of_data = [cell for cell in cells if cell.data == data]
@@ -238,7 +228,7 @@ def _picture_section(config: EvaluateConfig) -> Iterator[Section]:
 
 def _histograms(
     config: EvaluateConfig, folders: GridFolders, data: str, cells: Sequence[Cell]
-) -> list[Text | Table | Figure]:
+) -> list[Part]:
     roots = {}
     for cell in cells:
         root = None if cell.method == CLEAN else protected_root(config, folders, cell, "train")
@@ -255,9 +245,7 @@ def _histograms(
     return [Figure(f"histogram_{data}", f"histogram of pixel values, {data}", picture)]
 
 
-def _examples(
-    config: EvaluateConfig, folders: GridFolders, cells: Sequence[Cell]
-) -> list[Text | Table | Figure]:
+def _examples(config: EvaluateConfig, folders: GridFolders, cells: Sequence[Cell]) -> list[Part]:
     examples: dict[str, dict[str, np.ndarray]] = {}
     for cell in cells:
         path = folders.cell(cell) / EXAMPLES
