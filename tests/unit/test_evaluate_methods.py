@@ -109,10 +109,10 @@ def test_the_table_of_mixtures_runs_from_none_to_all_clean(tmp_path: Path) -> No
     (section,) = mixture_section(rows, config)
     (table,) = [part for part in section.parts if isinstance(part, Table)]
     assert [line[4:] for line in table.rows] == [
-        ("0 %", "10.0", "–", "–"),
-        ("20 %", "50.0", "60.0", "-10.0"),
-        ("80 %", "70.0", "60.0", "+10.0"),
-        ("100 %", "75.0", "75.0", "–"),
+        ("0 %", "10.0", "–", "–", "–"),
+        ("20 %", "50.0", "–", "60.0", "-10.0"),
+        ("80 %", "70.0", "–", "60.0", "+10.0"),
+        ("100 %", "75.0", "–", "75.0", "–"),
     ]
 
 

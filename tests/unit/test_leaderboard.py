@@ -13,8 +13,9 @@ from board_cases import ROWS_OF_A_TEST, board_row, write_board
 from unseg.commands.leaderboard import main
 from unseg.config.load import from_dict, to_dict
 from unseg.utils.errors import ConfigError
-from unseg.victims.report.leaderboard import PAGE, PLAIN, heat_maps, worst_of
+from unseg.victims.report.leaderboard import PAGE, PLAIN
 from unseg.victims.report.rows import ROWS, broken_by, read_rows
+from unseg.victims.report.summary import heat_maps, sentences, worst_of
 
 pytest.importorskip("jinja2", reason="jinja2 is missing: pip install -e .[eval]")
 
@@ -53,6 +54,22 @@ def test_a_defence_that_halves_a_protection_breaks_it_and_the_worst_is_shown():
     assert list(heat.columns) == ["none", "jpeg-75", "worst"]
     shown = {name: [cell.text for cell in cells] for name, cells in heat.rows}
     assert shown == {"loud 8/2": ["1.00", "0.12", "0.12"], "quiet 8/2": ["0.75", "0.88", "0.75"]}
+
+
+def test_the_sentences_of_a_summary_follow_from_the_rows():
+    first, third = sentences(ROWS_OF_A_TEST)
+    assert first.startswith("Without a defence loud 8/2 protects best: 1.00 on average over 1 cell")
+    assert "quiet 8/2 keeps most (0.75" in third
+    assert "1 of 2 attacks fall below 0.5" in third
+    undefended = board_row("loud", 0.2, peak_protection=0.5)
+    assert sentences([undefended])[1:] == [
+        "A trainer who stops at the best epoch faces 0.50 on average instead of 0.75, over all 1 "
+        "undefended rows.",
+        "No defence was measured: the worst case is not known.",
+    ]
+    assert sentences([ROWS_OF_A_TEST[0]]) == [
+        "No defence was measured: the worst case is not known."
+    ]
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,10 @@ from unseg.io.files import atomic_write
 from unseg.utils.errors import UserError
 from unseg.victims.data.defences import NO_DEFENCE
 from unseg.victims.report.elements import NOTHING
-from unseg.victims.report.heat import HeatCell, HeatMap, heat_cell
+from unseg.victims.report.heat import HeatMap
 from unseg.victims.report.page import ASSETS, rendered
-from unseg.victims.report.rows import ROWS, broken_by, by_place, place_of, read_rows
+from unseg.victims.report.rows import ROWS, broken_by, by_place, read_rows
+from unseg.victims.report.summary import heat_maps, worst_of
 
 PAGE, PLAIN = "index.html", "README.md"
 TITLE = "Unlearnable pictures for segmentation: leaderboard"
@@ -121,45 +122,6 @@ def write_leaderboard(folder: Path) -> tuple[Path, int]:
         with atomic_write(folder / name, "w") as file:
             file.write(text)
     return folder / PAGE, len(rows)
-
-
-def worst_of(place: Sequence[BoardRow]) -> BoardRow | None:
-    """The row of a place with the lowest protection; None where nothing but one row is measured."""
-    known = [row for row in place if row.protection is not None]
-    return min(known, key=lambda row: row.protection or 0.0) if len(known) > 1 else None
-
-
-def heat_maps(rows: Sequence[BoardRow]) -> list[tuple[str, HeatMap]]:
-    """Protection by attack and defence: one map for each data set and victim."""
-    maps = []
-    for where in dict.fromkeys((row.data.name, row.victim.title) for row in rows):
-        found = [
-            row
-            for row in rows
-            if (row.data.name, row.victim.title) == where
-            and row.protection is not None
-            and not row.clean_share
-        ]
-        if not found:
-            continue
-        defences = sorted({row.defence for row in found}, key=lambda d: (d != NO_DEFENCE, d))
-        lines = []
-        for place in dict.fromkeys(place_of(row) for row in found):
-            by_defence = {row.defence: row for row in found if place_of(row) == place}
-            cells = [_heat(by_defence.get(defence)) for defence in defences]
-            if len(defences) > 1:
-                cells.append(_heat(worst_of(list(by_defence.values()))))
-            lines.append((next(iter(by_defence.values())).method.title, cells))
-        columns = [*defences, *["worst"] * (len(defences) > 1)]
-        maps.append((", ".join(where), HeatMap("attack", columns, lines)))
-    return maps
-
-
-def _heat(row: BoardRow | None) -> HeatCell:
-    if row is None:
-        return heat_cell(None)
-    mark = "" if row.is_clean_defended else "*"
-    return heat_cell(row.protection, mark=mark, link=f"#{row.id}")
 
 
 def _order(row: BoardRow) -> tuple[Any, ...]:

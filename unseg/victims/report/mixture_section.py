@@ -29,7 +29,7 @@ def mixture_section(rows: list[ScoreRow], config: EvaluateConfig) -> Iterator[Se
         return
     header = (
         "data", "victim", "defence", "protected part", "clean share",
-        "mixture", "clean part alone", "marginal value of the protected part",
+        "mixture", "its peak", "clean part alone", "marginal value of the protected part",
     )  # fmt: skip
     lines = [line for row in sorted(mixed, key=_place) for line in _mixture_rows(row, rows, config)]
     note = (
@@ -79,16 +79,25 @@ def _mixture_rows(
     )
     shares = [r.key.clean_share for r in family]
     if shares[0] == 0 and shares[1] == row.key.clean_share:
-        yield (*names, "0 %", percent(family[0].selected), NOTHING, NOTHING)
+        yield (
+            *names,
+            "0 %",
+            percent(family[0].selected),
+            percent(family[0].best),
+            NOTHING,
+            NOTHING,
+        )
     yield (
         *names,
         f"{100 * row.key.clean_share:g} %",
         percent(row.selected),
+        percent(row.best),
         percent(row.clean_part),
         number(row.marginal, lambda v: f"{100 * v:+.1f}"),
     )
     if row.key.clean_share == shares[-1] and row.clean is not None and row.is_clean_defended:
-        yield (*names, "100 %", percent(row.clean), percent(row.clean), NOTHING)
+        peak = percent(row.clean_best)
+        yield (*names, "100 %", percent(row.clean), peak, percent(row.clean), NOTHING)
 
 
 def _mixture_lines(

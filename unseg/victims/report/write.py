@@ -12,6 +12,7 @@ import numpy as np
 from unseg.config.evaluate import CLEAN, EvaluateConfig
 from unseg.io.files import atomic_write, atomic_write_bytes
 from unseg.utils.errors import UserError
+from unseg.victims.data.defences import NO_DEFENCE
 from unseg.victims.data.splits import split_config
 from unseg.victims.grid.cells import Cell, GridFolders, expand
 from unseg.victims.grid.protected_sets import protected_root
@@ -35,16 +36,18 @@ from unseg.victims.report.elements import (
 )
 from unseg.victims.report.mixture_section import mixture_section
 from unseg.victims.report.page import need_page_packages, write_page
+from unseg.victims.report.rows import board_rows
+from unseg.victims.report.summary import summary_section
 
 HOW_TO_READ = (
     "Victims are trained on pictures as they were published and tested on clean ones: the lower "
     "the score on clean test, the better the protection. 'selected' is the epoch that is best on a "
-    "validation split in the published state, which is all that a trainer can see; 'best' is the "
+    "validation split in the published state, which is all that a trainer can see; 'peak' is the "
     "epoch that happens to be best on the clean test itself. Protection is (clean - protected) / "
-    "(clean - floor), also clipped to [0, 1]; the floor is what the trivial predictor scores (0 "
-    "for IoU of the foreground); * marks a clean twin without the row's defence. Means and sample "
-    "standard deviations over seeds, in percent. Rows of random_sign and the like are controls: no "
-    "claim counts without them."
+    "(clean - floor), 'at peak' the same of the best epochs; the floor is what the trivial "
+    "predictor scores (0 for IoU of the foreground); * marks a clean twin without the row's "
+    "defence. Means and sample standard deviations over seeds, in percent. Rows of random_sign and "
+    "the like are controls: no claim counts without them."
 )
 
 
@@ -75,13 +78,14 @@ def write_report(config: EvaluateConfig) -> Path:
 
 def summary_lines(config: EvaluateConfig) -> list[str]:
     """The scores of all finished rows as aligned text for a terminal, in percent."""
-    lines = [("data", "victim", "defence", "trained on", "clean test", "own protected test")]
-    for row in collect(config)[0]:
+    lines = [("data", "victim", "defence", "trained on", "selected", "peak", "own protected test")]
+    for row in sorted(collect(config)[0], key=_order):
         if row.selected is None:
             continue
         own = row.protected_test.percent() if row.protected_test else NOTHING
         names = (row.key.data, victim_title(config, row.key.victim), row.key.defence)
-        lines.append((*names, method_title(config, row.key), row.selected.percent(), own))
+        scores = (row.selected.percent(), percent(row.best), own)
+        lines.append((*names, method_title(config, row.key), *scores))
     return aligned(lines)
 
 
@@ -91,10 +95,11 @@ def sections(config: EvaluateConfig) -> Iterator[Section]:
     Raises:
         UserError: no cell has a result yet.
     """
-    rows, _ = collect(config)
+    rows = sorted(collect(config)[0], key=_order)
     if not any(row.selected for row in rows):
         raise UserError(f"{config.run_dir}: no cell is finished; run unseg evaluate first")
     missing = sum(row.num_expected - len(row.epochs) for row in rows)
+    yield summary_section(board_rows(config))
     parts: list[Part] = [Text(HOW_TO_READ)]
     if missing:
         parts.append(Text(f"{missing} cells of the grid have no result yet."))
@@ -114,11 +119,11 @@ def sections(config: EvaluateConfig) -> Iterator[Section]:
 
 def _score_table(rows: list[ScoreRow], config: EvaluateConfig) -> Table:
     header = (
-        "victim", "defence", "training pictures", "selected", "best", "last",
-        "own protected test", "boundary IoU", "protection", "clipped", "epochs", "seeds",
+        "victim", "defence", "training pictures", "selected", "peak", "last", "own test",
+        "boundary IoU", "protection", "at peak", "epochs", "seeds",
     )  # fmt: skip
     lines = []
-    for row in sorted(rows, key=_order):
+    for row in rows:
         assert row.selected is not None
         mark = "" if row.is_clean_defended or row.key.method == CLEAN else "*"
         value = row.protection
@@ -133,7 +138,7 @@ def _score_table(rows: list[ScoreRow], config: EvaluateConfig) -> Table:
                 percent(row.protected_test),
                 percent(row.boundary),
                 number(value, lambda v: f"{v:.3f}") + mark,
-                number(value, lambda v: f"{min(1.0, max(0.0, v)):.3f}") + mark,
+                number(row.peak_protection, lambda v: f"{v:.3f}") + mark,
                 ", ".join(map(str, row.epochs)),
                 f"{len(row.epochs)}/{row.num_expected}",
             )
@@ -142,8 +147,10 @@ def _score_table(rows: list[ScoreRow], config: EvaluateConfig) -> Table:
 
 
 def _order(row: ScoreRow) -> tuple[Any, ...]:
+    """By set, victim, defence."""
     key = row.key
-    return (key.victim, key.defence != "none", key.defence, key.clean_share, key.method != CLEAN)
+    defence = (key.defence != NO_DEFENCE, key.defence)
+    return (key.data, key.victim, *defence, key.clean_share, key.method != CLEAN)
 
 
 def _published_section(rows: list[ScoreRow], config: EvaluateConfig) -> Iterator[Section]:
@@ -153,6 +160,7 @@ def _published_section(rows: list[ScoreRow], config: EvaluateConfig) -> Iterator
             victim_title(config, row.key.victim),
             method_title(config, row.key),
             percent(row.selected),
+            percent(row.best),
             f"{score:.1f}",
             source,
         )
@@ -160,7 +168,9 @@ def _published_section(rows: list[ScoreRow], config: EvaluateConfig) -> Iterator
         for score, source in row.published
     ]
     if lines:
-        header = ("data", "victim", "training pictures", "ours", "published", "source")
+        header = (
+            "data", "victim", "training pictures", "ours", "our peak", "published", "source"
+        )  # fmt: skip
         yield Section("Beside published numbers", [Table(header, lines, num_text=3)])
 
 
