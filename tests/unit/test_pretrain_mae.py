@@ -143,6 +143,13 @@ def test_folders_without_readable_images_are_named(tmp_path: Path) -> None:
         ImageFolder(folder, image_size=32, seed=0)
 
 
+def test_linked_folders_of_images_are_read(tmp_path: Path) -> None:
+    store = write_images(tmp_path / "store")
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set/here").symlink_to(store)
+    assert len(ImageFolder(tmp_path / "set", image_size=32, seed=0)) == 6
+
+
 def test_crops_depend_on_seed_epoch_and_index_alone(tmp_path: Path) -> None:
     folder = ImageFolder(write_images(tmp_path / "images"), image_size=32, seed=3)
     first = folder.crop(1, 2)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from unseg.config.load import to_dict
 from unseg.config.pretrain import NOT_METHOD, PretrainConfig
+from unseg.data.annotations.tree import scan_images
 from unseg.data.jitter import to_tensor
 from unseg.engine.checkpoint import CheckpointFolder, check_fields, load_checkpoint, restoring
 from unseg.engine.metric_log import MetricLog
@@ -21,7 +22,6 @@ from unseg.engine.watch import FiniteWatch, stop_signals
 from unseg.io.decode import image_size as image_size_of
 from unseg.io.decode import read_rgb
 from unseg.io.kinds import FORMATS
-from unseg.io.suffixes import PICTURE_SUFFIXES
 from unseg.models.autoencoder import Autoencoder
 from unseg.models.build import SIZES, build_surrogate
 from unseg.models.encoder import ImageEncoder
@@ -39,7 +39,7 @@ class ImageFolder:
     """Every picture below a folder, cropped at random (scale 0.2 to 1, as in the paper).
 
     Args:
-        root: searched recursively.
+        root: searched recursively, through links too.
         image_size: side of the crops after resizing.
         seed: of the run.
     """
@@ -49,7 +49,7 @@ class ImageFolder:
         folder = Path(root)
         if not folder.is_dir():
             raise UserError(f"root={root}: no such folder; give one with images")
-        self.paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES)
+        self.paths = sorted(folder / name for name in scan_images(folder))
         if not self.paths:
             raise UserError(f"root={root}: holds no images ({', '.join(FORMATS)})")
         faults = []
