@@ -25,6 +25,7 @@ from unseg.victims.grid.run_grid import run_grid
 from unseg.victims.report.aggregate import Key, ScoreRow, Spread
 from unseg.victims.report.elements import Table, budget_title, method_title
 from unseg.victims.report.mixture_section import mixture_section
+from unseg.victims.report.rows import board_rows
 
 RECIPE = RecipeConfig(image_size=16, epochs=6, batch_size=4, lr=1e-2)
 
@@ -129,3 +130,15 @@ def test_a_defence_of_the_training_changes_what_is_learnt_and_not_the_pictures(
         result = json.loads((GridFolders(config).cell(cell) / RESULT).read_text())
         losses.add(result["curve"][-1]["loss"])
     assert len(losses) == 4
+
+
+def test_a_defence_with_alternatives_is_a_row_of_the_data_with_the_better_ones_results(
+    tmp_path: Path,
+) -> None:
+    config = grid_of(tmp_path, block(methods=("clean",), defences=("none", "iss")))
+    assert not run_grid(config).failed
+    rows = {row.defence: row for row in board_rows(config)}
+    assert set(rows) == {"none", "iss", "jpeg-10", "grey"}
+    better = max((rows["jpeg-10"], rows["grey"]), key=lambda row: row.selected.mean)
+    assert rows["iss"].selected == better.selected
+    assert rows["iss"].curve == better.curve

@@ -262,6 +262,8 @@ class EvaluateConfig:
     """Say what the grid would cost and what data and weights are missing, and stop."""
     expected_gpu_hours: float | None = bounded(None, low=0)
     """What the whole grid is expected to cost, for the dry run; the hardware is the comment's."""
+    expected_cpu_hours: float | None = bounded(None, low=0)
+    """The same of one CPU core, for grids that are made for CPUs."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     num_threads: int = bounded(0, low=0)

@@ -164,9 +164,11 @@ def plan_lines(config: EvaluateConfig) -> list[str]:
         raise UserError("\n".join(faults))
     cells = expand(config)
     lines = [f"{config.title}: {len(cells)} cells in {config.run_dir}"]
-    hours = config.expected_gpu_hours
-    cost = "not stated" if hours is None else f"{hours:g}"
-    lines.append(f"expected GPU hours: {cost}")
+    hours, cpu_hours = config.expected_gpu_hours, config.expected_cpu_hours
+    if cpu_hours is not None:
+        lines.append(f"expected hours of one CPU core: {cpu_hours:g}")
+    if hours is not None or cpu_hours is None:
+        lines.append(f"expected GPU hours: {'not stated' if hours is None else f'{hours:g}'}")
     downloads = sorted(
         ARCHITECTURES[v.arch].title for v in config.victims.values() if v.weights == "library"
     )

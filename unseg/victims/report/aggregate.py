@@ -150,7 +150,7 @@ def collect(config: EvaluateConfig) -> tuple[list[ScoreRow], dict[Key, list[Resu
         if found is not None:
             results[key].append(found)
     rows = [_row(key, found, expected[key]) for key, found in results.items()]
-    rows += _better_rows(rows, config)
+    rows += _better_rows(rows, results, config)
     by_key = {row.key: row for row in rows}
     for row in rows:
         _relate(row, by_key, config)
@@ -183,8 +183,13 @@ def _row(key: Key, results: list[Result], expected: int) -> ScoreRow:
     return row
 
 
-def _better_rows(rows: Sequence[ScoreRow], config: EvaluateConfig) -> list[ScoreRow]:
-    """Of each written defence with alternatives the better one's row, under the written name."""
+def _better_rows(
+    rows: Sequence[ScoreRow], results: dict[Key, list[Result]], config: EvaluateConfig
+) -> list[ScoreRow]:
+    """Of each written defence with alternatives the better one's row, under the written name.
+
+    Its results join `results` under that name.
+    """
     by_key = {row.key: row for row in rows}
     written = dict.fromkeys(d for b in config.grid for d in b.defences if len(alternatives(d)) > 1)
     better = []
@@ -198,6 +203,7 @@ def _better_rows(rows: Sequence[ScoreRow], config: EvaluateConfig) -> list[Score
             if len(scored) == len(names):
                 best = max(scored, key=lambda r: r.selected.mean if r.selected else 0.0)
                 better.append(replace(best, key=replace(row.key, defence=defence)))
+                results[better[-1].key] = results[best.key]
     return better
 
 
