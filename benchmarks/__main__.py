@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import data, generation, models, training
+from benchmarks import data, generation, models, start_up, training
 from benchmarks.measure import Row, Settings, machine
 from unseg.models import SIZES
 from unseg.utils.distributed import pick_device
@@ -36,6 +36,7 @@ BENCHMARKS: dict[str, Callable[[Settings], Iterator[Row]]] = {
     "train": training.train,
     "generate": generation.generate_rows,
     "scaling": generation.scaling,
+    "start_up": start_up.start_up,
 }
 
 

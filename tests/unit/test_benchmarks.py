@@ -4,11 +4,12 @@ import json
 
 import pytest
 
+from benchmarks import start_up
 from benchmarks.__main__ import BENCHMARKS, main, text
 from benchmarks.measure import PeakMemory, Row, Settings, compare
 
 FEW = ["--size", "tiny", "--repeats", "1", "--threads", "1", "--images", "4"]
-COMPARING = [name for name in BENCHMARKS if name != "scaling"]
+COMPARING = [name for name in BENCHMARKS if name not in ("scaling", "start_up")]
 
 
 @pytest.mark.slow
@@ -25,6 +26,17 @@ def test_each_benchmark_prints_a_ratio_and_differs_by_less_than_its_bound(name, 
         assert f"{row['benchmark']}: {row['case']}" in printed
         assert f"{row['ratio']:.2f}x" in printed
     assert content["machine"]["threads"] == 1
+
+
+def test_start_up_compares_whole_processes(monkeypatch, capsys):
+    first, second = "import torch", "weights list"
+    calls = {first: ["-c", "pass"], second: start_up.CALLS[second]}
+    monkeypatch.setattr(start_up, "CALLS", calls)
+    monkeypatch.setattr(start_up, "NUM_PICTURES", 1)
+    assert main(["start_up", *FEW]) == 0
+    lines = capsys.readouterr().out.splitlines()[-2:]
+    assert [line[:12].rstrip() for line in lines] == [first, second]
+    assert [float(lines[0].split()[-1])] == [1.0]
 
 
 def test_a_difference_above_its_bound_is_shown_and_is_exit_code_1(monkeypatch, capsys):
