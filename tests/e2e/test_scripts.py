@@ -66,6 +66,10 @@ WRONG: dict[str, list[tuple[list[str], dict[str, str], str]]] = {
         (["bands", "nowhere.yaml"], {}, "nowhere.yaml: no such configuration file"),
         (["bands", "configs/generate/folder.yaml", "data.root=nowhere"], {}, "nowhere"),
     ],
+    "visibility.py": [
+        ([], {}, "usage: python scripts/visibility.py OUT"),
+        (["out", "nobody"], {}, "nobody"),
+    ],
     "test.sh": [
         (["--unknown"], {}, "pytest does not understand: --unknown"),
         ([], {"UNSEG_TEST_PROCESSES": "abc"}, "UNSEG_TEST_PROCESSES=abc: must be a whole number"),
