@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from unseg.engine.metric_log import MetricLog
-from unseg.utils.logging import Progress, setup_logging
+from unseg.utils.logging import Progress, setup_logging, setup_messages
 
 
 def read_lines(run_dir) -> list[dict]:
@@ -72,6 +72,17 @@ def test_rank_0_writes_the_file_and_others_only_warn(tmp_path, capsys):
     assert "quiet" not in captured
     assert "[rank 1]" in captured
     assert not (tmp_path / "other.log").exists()
+
+
+def test_commands_for_people_get_warnings_alone_and_without_prefixes(capsys):
+    logger = logging.getLogger("unseg.test")
+    setup_messages()
+    logger.info("servers want to know")
+    logger.warning("the disk is probably too small")
+    assert capsys.readouterr().err == "warning: the disk is probably too small\n"
+    setup_logging()
+    logger.info("a server again")
+    assert "I unseg.test: a server again" in capsys.readouterr().err
 
 
 def test_progress_reports_speed_and_remaining_time(caplog, monkeypatch):

@@ -51,6 +51,12 @@ def load_generator(name_or_path: str | Path | None = None, device: str = "auto")
 
     Raises:
         UserError: there is no such generator; the message names the options.
+
+    Example:
+        >>> import unseg
+        >>> generator = unseg.load_generator("robust", device="cpu")
+        >>> generator.image_size, str(generator.noise_carrier)
+        (128, 'luma')
     """
     name = "default" if name_or_path is None else name_or_path
     return _load_file(name, device=pick_device(device))
