@@ -1,11 +1,17 @@
-"""A recipe and pictures of squares that a tiny victim learns within seconds."""
+"""A recipe and pictures that a tiny victim learns within seconds, and whole sets in memory."""
 
 from __future__ import annotations
 
+import copy
+from typing import Any
+
 import torch
 
+from unseg.config.dataset import DatasetConfig
 from unseg.config.evaluate import RecipeConfig
+from unseg.victims.data.load import FramedPictures
 from unseg.victims.data.tensor_set import TensorSet
+from unseg.victims.training.fit import FitState
 
 RECIPE = RecipeConfig(image_size=16, epochs=4, batch_size=4, lr=3e-3)
 
@@ -21,3 +27,43 @@ def tensor_set(count: int, seed: int = 0) -> TensorSet:
     images = (labels[:, None] * 150 + noise).to(torch.uint8)
     keys = tuple(f"p{seed}-{i}" for i in range(count))
     return TensorSet(images, labels, keys, torch.tensor([[16, 16]] * count))
+
+
+def load_tensors(dataset: DatasetConfig, **how: Any) -> TensorSet:
+    """A whole split in memory; arguments of `FramedPictures`."""
+    files = FramedPictures(dataset, **how)
+    return TensorSet.joined([files.decode(row) for row in range(len(files.keys))])
+
+
+class MemorySource:
+    """A set in memory as a source that counts what is decoded."""
+
+    def __init__(self, data: TensorSet, name: str = "memory") -> None:
+        self.data, self.name, self.keys = data, name, data.keys
+        self.num_decoded = 0
+
+    def decode(self, row: int) -> TensorSet:
+        self.num_decoded += 1
+        return self.data.select([row])
+
+
+class StateCopies:
+    """Keeps a copy of the state every few steps, and may stop the fit.
+
+    Attributes:
+        states: the copies.
+    """
+
+    def __init__(self, stop: tuple[int, int] | None = None, *, every: int = 1) -> None:
+        self.stop = stop  # (epochs done, steps done of the next one)
+        self.every, self.count = every, 0
+        self.states: list[FitState] = []
+
+    def is_due(self) -> bool:
+        self.count += 1
+        return self.count % self.every == 0
+
+    def keep(self, state: FitState) -> None:
+        self.states.append(copy.deepcopy(state))
+        if (state.epoch, state.step) == self.stop:
+            raise KeyboardInterrupt

@@ -107,8 +107,9 @@ def test_killed_at_any_time_and_run_again_by_two_it_gives_the_same_table(
     path = write(tmp_path)
     cells = tmp_path / "run" / "cells"
     call = ("unseg.cli", "evaluate", str(path))
-    # In the middle of the second cell: a cell writes its state after each epoch.
-    death = Death("state.pt", "named", EPOCHS + 2)
+    # Inside an epoch of the second cell: a cell writes its state after each of its steps, two an
+    # epoch.
+    death = Death("state.pt", "named", 2 * EPOCHS + 3)
     assert start(*death.command(*call)).wait() == -signal.SIGKILL
     assert len(list(cells.glob("*/result.json"))) == len(list(cells.glob("*/state.pt"))) == 1
     assert not (tmp_path / "run" / "report.md").exists()

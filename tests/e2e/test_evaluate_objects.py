@@ -16,6 +16,8 @@ from dying import Death
 from unseg.commands.evaluate import main as evaluate
 from unseg.config.evaluate import EvaluateConfig
 from unseg.config.load import load_config, to_dict
+from unseg.victims.grid.saved_state import StateSaver
+from unseg.victims.training.fit import FitState
 
 pytestmark = pytest.mark.e2e
 ROOT = Path(__file__).resolve().parents[2]
@@ -78,16 +80,15 @@ def test_killed_or_not_a_panoptic_cell_ends_the_same(tmp_path: Path) -> None:
 
 def stop_after_first_epoch(path: Path) -> None:
     """Run a grid in this process until its first state is written, as a kill would leave it."""
-    from unseg.victims.grid import run_cell as jobs
+    write_state = StateSaver.keep
 
-    write_state = jobs.StateSaver.__call__
-
-    def write_and_stop(saver: jobs.StateSaver, state: object) -> None:
-        write_state(saver, state)  # type: ignore[arg-type]
-        raise KeyboardInterrupt
+    def write_and_stop(saver: StateSaver, state: FitState) -> None:
+        write_state(saver, state)
+        if state.epoch == 1:
+            raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jobs.StateSaver, "__call__", write_and_stop)
+        patch.setattr(StateSaver, "keep", write_and_stop)
         assert evaluate([str(path)]) == 130
     assert list(path.parent.glob("run/cells/*/state.pt"))
 

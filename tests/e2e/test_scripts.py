@@ -43,6 +43,16 @@ WRONG: dict[str, list[tuple[list[str], dict[str, str], str]]] = {
             "victims.unet.arch=nobody: unknown",
         ),
         (["c.yaml"], {"NPROC": "abc"}, "NPROC=abc: must be a whole number above 0"),
+        (
+            ["configs/evaluate/quickstart_debug.yaml", "ranks_per_cell=2"],
+            {"NPROC": "3"},
+            "NPROC=3: must be a multiple of ranks_per_cell=2",
+        ),
+        (
+            ["configs/evaluate/quickstart_debug.yaml", "ranks_per_cell=5"],
+            {"NPROC": "5"},
+            "victims.unet.recipe.batch_size=4: must be a multiple of 5",
+        ),
     ],
     "run_train.sh": [
         ([], {}, "generator.weights=pretrained_checkpoint/sam_vit_b_01ec64.pth: no such file"),

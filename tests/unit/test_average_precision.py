@@ -49,7 +49,7 @@ def found(*masks: np.ndarray, scores: list[float], classes: list[int] | None = N
 
 def ap(label: Segments, detections: Found, kind: Any = "segm", **extra: Any) -> dict[str, float]:
     metric = AveragePrecision(2, with_masks=True)
-    metric.update(label, detections)
+    metric.update(0, label, detections)
     return metric.compute(kind, **extra)
 
 
@@ -124,10 +124,10 @@ def check_against_library(
     metric = AveragePrecision(len(rank), with_masks=True)
     rng, results = np.random.default_rng(0), []
     boxes_of: dict[int, list[float]] = {}
-    for item in source.items():
+    for row, item in enumerate(source.items()):
         annotation = source.read(item)
         label = segments_of(annotation, rank, open_background=True)
-        metric.update(label, detections := displaced(label, rng))
+        metric.update(row, label, detections := displaced(label, rng))
         assert detections.masks is not None
         codes = library.encode(
             np.asfortranarray(detections.masks.permute(1, 2, 0).numpy().astype(np.uint8))

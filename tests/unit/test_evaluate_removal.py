@@ -9,14 +9,14 @@ import pytest
 import torch
 from removal_cases import grid_of, scenes
 
-from unseg.config.evaluate import MethodConfig
+from unseg.config.evaluate import EvaluateConfig, MethodConfig
 from unseg.utils.errors import UserError
 from unseg.victims.data.defences import known_generator
 from unseg.victims.data.splits import make_pictures
 from unseg.victims.grid.cells import Cell, GridFolders, expand
 from unseg.victims.grid.preflight import check_grid
 from unseg.victims.grid.protected_sets import AGAIN, make_protected
-from unseg.victims.grid.run_cell import TensorCache
+from unseg.victims.grid.run_cell import PictureSets
 from unseg.victims.grid.run_grid import run_grid
 
 
@@ -65,15 +65,24 @@ def test_cells_of_other_defences_keep_their_folders(tmp_path: Path) -> None:
     assert other.cell(pairs) != public.cell(pairs)
 
 
+def images(
+    config: EvaluateConfig, folders: GridFolders, cell: Cell, *, is_protected: bool
+) -> torch.Tensor:
+    """All training pictures of a cell, in its victim's frame."""
+    found = PictureSets(config, folders).get(cell, "train", is_protected=is_protected)
+    return found.load(range(len(found))).images
+
+
 def test_the_same_generator_nearly_restores_the_clean_pictures(tmp_path: Path) -> None:
     config = grid_of(tmp_path, "same-generator")
     folders, (cell,) = GridFolders(config), expand(config)
     make_pictures(config.data["scenes"], folders.pictures("scenes"))
     make_protected(config, folders, cell)
-    cache = TensorCache(config, folders)
-    clean = cache.get(replace(cell, defence="none"), "train", is_protected=False).images.int()
-    plain = cache.get(replace(cell, defence="none"), "train", is_protected=True).images.int()
-    restored = cache.get(cell, "train", is_protected=True).images.int()
+    plain_cell = replace(cell, defence="none")
+    clean, plain, restored = (
+        images(config, folders, which, is_protected=is_protected).int()
+        for which, is_protected in ((plain_cell, False), (plain_cell, True), (cell, True))
+    )
     assert (plain - clean).abs().max() == 8
     assert (restored - clean).abs().float().mean() < 0.1  # where values are clipped, some is left
     assert (folders.protected(cell) / AGAIN).is_dir()
@@ -83,12 +92,12 @@ def test_sets_are_shared_by_seeds_unless_a_defence_draws(tmp_path: Path) -> None
     config = grid_of(tmp_path, "notch")
     folders, cells = GridFolders(config), expand(config)
     make_pictures(config.data["scenes"], folders.pictures("scenes"))
-    cache = TensorCache(config, folders)
+    sets = PictureSets(config, folders)
     first, second = (replace(cells[0], seed=seed) for seed in (0, 1))
-    same = [cache.get(c, "train", is_protected=False) for c in (first, second)]
-    assert same[0] is same[1]
+    same = [sets.get(c, "train", is_protected=False) for c in (first, second)]
+    assert same[0].sources[0] is same[1].sources[0]
     drawn = [
-        cache.get(replace(c, defence="coin-2"), "train", is_protected=False).images
+        images(config, folders, replace(c, defence="coin-2"), is_protected=False)
         for c in (first, second)
     ]
     assert not torch.equal(*drawn)

@@ -10,15 +10,17 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from victim_cases import RECIPE, tensor_set
+from victim_cases import RECIPE, MemorySource, load_tensors, tensor_set
 
 from unseg.config.dataset import DatasetConfig
 from unseg.config.evaluate import RecipeConfig, VictimDataConfig
 from unseg.data.annotations.base import Annotation, Segment
 from unseg.utils.errors import UserError
 from unseg.victims.data.augment import augment
-from unseg.victims.data.load import load_tensors, num_classes, training_label
+from unseg.victims.data.load import num_classes, training_label
 from unseg.victims.data.mixtures import clean_rows, mixed
+from unseg.victims.data.picture_cache import PictureCache
+from unseg.victims.data.picture_set import PictureSet
 from unseg.victims.data.splits import make_pictures, split_config, validation_rows
 from unseg.victims.data.tensor_set import IGNORED_LABEL, TensorSet
 from unseg.victims.networks.registry import build_victim
@@ -26,7 +28,7 @@ from unseg.victims.training.class_map_task import ClassMapTask
 
 
 def augmented(data: TensorSet, **how: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    images, classes = augment(data, torch.arange(len(data)), device=torch.device("cpu"), **how)
+    images, classes = augment(data, device=torch.device("cpu"), **how)
     assert isinstance(classes, torch.Tensor)
     return images, classes
 
@@ -94,13 +96,18 @@ def test_rows_are_chosen_by_name_and_larger_shares_contain_smaller_ones() -> Non
 def test_a_mixture_takes_the_pictures_of_its_clean_rows_from_the_clean_set() -> None:
     clean = tensor_set(8)
     protected = dataclasses.replace(clean, images=255 - clean.images, labels=clean.labels)
-    found = mixed(protected, clean, 0.5, seed=3)
+
+    def as_set(data: TensorSet, name: str) -> PictureSet:
+        return PictureSet.of(MemorySource(data, name), PictureCache())
+
+    whole = mixed(as_set(protected, "protected"), as_set(clean, "clean"), 0.5, seed=3)
+    found = whole.load(range(8))
     rows = clean_rows(clean.keys, 0.5, seed=3)
     assert 0 < len(rows) < 8
     for i in range(8):
         assert torch.equal(found.images[i], (clean if i in rows else protected).images[i])
     with pytest.raises(ValueError, match="different pictures"):
-        mixed(protected, tensor_set(8, seed=1), 0.5, seed=3)
+        mixed(whole, as_set(tensor_set(8, seed=1), "other"), 0.5, seed=3)
 
 
 def test_labels_for_training_leave_void_and_crowds_out() -> None:

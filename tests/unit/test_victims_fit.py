@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 
 import numpy as np
 import pytest
 import torch
-from victim_cases import RECIPE, tensor_set
+from victim_cases import RECIPE, StateCopies, tensor_set
 
 from unseg.victims.data.tensor_set import IGNORED_LABEL
 from unseg.victims.networks.registry import build_victim
@@ -16,16 +15,12 @@ from unseg.victims.training.class_map_task import ClassMapTask, segmentation_los
 from unseg.victims.training.fit import FitState, fit, learning_rate
 
 
-def run(state: FitState | None = None, stop: int | None = None, **changes: object) -> FitState:
+def run(
+    state: FitState | None = None, stop: tuple[int, int] | None = None, **changes: object
+) -> FitState:
     torch.manual_seed(0)
     victim = build_victim("unet_plain", num_classes=2, tiny=True)
-    kept: list[FitState] = []
-
-    def on_epoch(now: FitState) -> None:
-        kept.append(copy.deepcopy(now))
-        if now.epoch == stop:
-            raise KeyboardInterrupt
-
+    keeper = StateCopies(stop)
     arguments = {"recipe": RECIPE} | changes
     try:
         fit(
@@ -36,16 +31,17 @@ def run(state: FitState | None = None, stop: int | None = None, **changes: objec
             clean_test=tensor_set(6, 2),
             seed=5,
             state=state,
-            on_epoch=on_epoch,
+            keeper=keeper,
             **arguments,  # type: ignore[arg-type]
         )
     except KeyboardInterrupt:
         torch.manual_seed(99)  # what another process would have drawn
-    return kept[-1]
+    return keeper.states[-1]
 
 
-def test_a_stopped_fit_goes_on_bit_for_bit() -> None:
-    whole, resumed = run(), run(run(stop=2))
+@pytest.mark.parametrize("stop", [(2, 0), (2, 1), (0, 2)])
+def test_a_stopped_fit_goes_on_bit_for_bit(stop: tuple[int, int]) -> None:
+    whole, resumed = run(), run(run(stop=stop))
     assert whole.curve == resumed.curve
     assert whole.selected_epoch == resumed.selected_epoch
     for name in ("victim", "selected"):

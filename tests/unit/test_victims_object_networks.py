@@ -53,7 +53,7 @@ def four_scenes(side: int = 64) -> TensorSet:
 
 def as_batch(data: TensorSet) -> tuple[torch.Tensor, Any]:
     return augment(
-        data, torch.arange(len(data)), crop=data.images.shape[-1], scale=(1, 1), flip=0,
+        data, crop=data.images.shape[-1], scale=(1, 1), flip=0,
         generator=torch.Generator(), device=CPU,
     )  # fmt: skip
 

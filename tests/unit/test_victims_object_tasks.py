@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from victim_cases import load_tensors
 
 from unseg.config.dataset import DatasetConfig
 from unseg.config.evaluate import RecipeConfig, SyntheticConfig, VictimDataConfig
@@ -14,7 +15,7 @@ from unseg.data.annotations import build_source
 from unseg.data.annotations.base import Annotation, Segment
 from unseg.victims.data.augment import augment
 from unseg.victims.data.label_files import LabelWriter, components, label_config
-from unseg.victims.data.load import load_tensors, num_classes, object_ranks
+from unseg.victims.data.load import num_classes, object_ranks
 from unseg.victims.data.segments import (
     Found,
     Frame,
@@ -191,7 +192,7 @@ def test_an_augmented_batch_moves_objects_with_their_pixels() -> None:
         ),
     )
     images, targets = augment(
-        data, torch.arange(count), crop=24, scale=(0.7, 1.5), flip=0.5, generator=rng,
+        data, crop=24, scale=(0.7, 1.5), flip=0.5, generator=rng,
         device=torch.device("cpu"),
     )  # fmt: skip
     assert images.shape == (count, 3, 24, 24)
@@ -293,7 +294,11 @@ def test_interactive_scores_are_means_over_data_sets() -> None:
     task = ObjectTask(1, "interactive", groups=("a", "b/c"))
     full, half = torch.ones(1, 4, 4, dtype=torch.bool), torch.zeros(1, 4, 4, dtype=torch.bool)
     half[:, :2] = True
-    pictures = [("a/1.png", full, full), ("a/2.png", full, half), ("b/c/1.png", full, half)]
+    pictures = [
+        (0, "a/1.png", full, full),
+        (1, "a/2.png", full, half),
+        (2, "b/c/1.png", full, half),
+    ]
     scores = task._interactive(iter(pictures))
     assert scores["miou a"] == pytest.approx(0.75)
     assert scores["miou b/c"] == pytest.approx(0.5)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -11,13 +10,13 @@ import pytest
 import torch
 from removal_cases import grid_of
 from torch import Tensor
-from victim_cases import tensor_set
+from victim_cases import StateCopies, tensor_set
 
 from unseg.config.evaluate import RecipeConfig
 from unseg.utils.errors import UserError
 from unseg.victims.data.tensor_set import TensorSet
 from unseg.victims.grid.cells import GridFolders, expand
-from unseg.victims.grid.run_cell import RESULT, TensorCache, assemble
+from unseg.victims.grid.run_cell import RESULT, PictureSets, assemble
 from unseg.victims.grid.run_grid import run_grid
 from unseg.victims.networks.registry import build_victim
 from unseg.victims.networks.victim import Victim
@@ -44,13 +43,14 @@ def fitted(
     stop: int | None = None,
 ) -> FitState:
     """The state after a fit; `stop`: as it was kept after so many epochs."""
-    kept: list[FitState] = []
+    keeper = StateCopies()
     data = tensor_set(8)
     final = fit(
         victim, data, recipe=RECIPE, task=ClassMapTask(2), validation=None, clean_test=data,
         clean_part=clean, seed=5, defence=defence, state=state,
-        on_epoch=lambda now: kept.append(copy.deepcopy(now)),
+        keeper=keeper,
     )  # fmt: skip
+    kept = [state for state in keeper.states if state.step == 0]
     return final if stop is None else kept[stop - 1]
 
 
@@ -111,15 +111,15 @@ def test_the_clean_pictures_of_a_trainer_grow_with_their_share(tmp_path: Path) -
     config = grid_of(tmp_path, "dfr-20", "dfr-60")
     run_grid(config)
     small, large = [c for c in expand(config) if c.method == "tile"]
-    cache = TensorCache(config, GridFolders(config))
-    parts = [assemble(cell, config, cache) for cell in (small, large)]
+    sets = PictureSets(config, GridFolders(config))
+    parts = [assemble(cell, config, sets) for cell in (small, large)]
     keys = [set(part.clean_part.keys) for part in parts if part.clean_part is not None]
     assert len(keys[0]) < len(keys[1])
     assert keys[0] < keys[1] <= set(parts[0].train.keys)
-    clean = cache.get(replace(large, method="clean"), "train", is_protected=False)
+    clean = sets.get(replace(large, method="clean"), "train", is_protected=False)
     first = parts[1].clean_part
     assert first is not None
-    assert torch.equal(first.images[0], clean.images[clean.keys.index(first.keys[0])])
+    assert torch.equal(first.load([0]).images, clean.load([clean.keys.index(first.keys[0])]).images)
 
 
 def test_a_report_has_a_row_of_the_better_alternative(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from victim_cases import tensor_set
+from victim_cases import StateCopies, tensor_set
 
 from unseg.config.evaluate import RecipeConfig
 from unseg.utils.errors import UserError
@@ -60,16 +60,10 @@ def fit_with(
     victim: Victim | None = None,
     epochs: int = 3,
     state: FitState | None = None,
-    stop: int | None = None,
+    stop: tuple[int, int] | None = None,
 ) -> tuple[FitState, Victim]:
     victim = tiny_victim() if victim is None else victim
-    kept: list[FitState] = []
-
-    def on_epoch(now: FitState) -> None:
-        kept.append(copy.deepcopy(now))
-        if now.epoch == stop:
-            raise KeyboardInterrupt
-
+    keeper = StateCopies(stop)
     data = tensor_set(8)
     try:
         fit(
@@ -82,11 +76,11 @@ def fit_with(
             seed=5,
             defence=defence,
             state=state,
-            on_epoch=on_epoch,
+            keeper=keeper,
         )
     except KeyboardInterrupt:
         torch.manual_seed(99)
-    return kept[-1], victim
+    return keeper.states[-1], victim
 
 
 def batch(count: int = 4) -> tuple[Tensor, Tensor]:
@@ -142,7 +136,7 @@ def test_void_pixels_do_not_steer_the_attack() -> None:
     target[0, :8] = IGNORED_LABEL
     target[1] = IGNORED_LABEL
     training = TrainingLoss(victim, ClassMapTask(2), RECIPE, "adversarial", seed=0)
-    attacked = training.half_attacked(picture, target)
+    attacked = training.attacked(picture, target, 2)
     assert torch.equal(attacked[0, :, :8], picture[0, :, :8])
     assert torch.equal(attacked[1], picture[1])
     assert (attacked[0, :, 8:] != picture[0, :, 8:]).any(0).all()
@@ -152,8 +146,15 @@ def test_void_pixels_do_not_steer_the_attack() -> None:
 def test_half_of_each_batch_stays_clean(count: int) -> None:
     picture, target = batch(count)
     training = TrainingLoss(trained_victim(), ClassMapTask(2), RECIPE, "adversarial", seed=0)
-    attacked = training.half_attacked(picture, target)
-    differs = (attacked != picture).flatten(1).any(1)
+    learnt = []
+
+    def note(pictures: Tensor, *_: Any) -> Tensor:
+        learnt.append(pictures)
+        return training.task.loss(training.victim, pictures, target, dice=False)
+
+    training._forward = note  # type: ignore[assignment]
+    training.step(picture, target, torch.Generator())
+    differs = (learnt[0] != picture).flatten(1).any(1)
     assert differs.tolist() == [i < count // 2 for i in range(count)]
 
 
@@ -161,9 +162,8 @@ def test_the_attack_moves_no_running_statistics_and_leaves_the_victim_training()
     victim = tiny_victim().train()
     before = copy.deepcopy(victim.state_dict())
     picture, target = batch()
-    TrainingLoss(victim, ClassMapTask(2), RECIPE, "adversarial", seed=0).half_attacked(
-        picture, target
-    )
+    training = TrainingLoss(victim, ClassMapTask(2), RECIPE, "adversarial", seed=0)
+    training.attacked(picture, target, 2)
     assert victim.training
     assert all(torch.equal(value, before[name]) for name, value in victim.state_dict().items())
     victim.eval()
@@ -176,11 +176,11 @@ def test_the_extra_branch_learns_the_pixels_whose_prediction_the_attack_changes(
     victim = trained_victim()
     training = TrainingLoss(victim, ClassMapTask(2), RECIPE, "ddc_at-0.2", seed=0)
     picture, target = batch()
-    attacked = training.half_attacked(picture, target)
+    attacked = training.attacked(picture, target, 2)
     is_changed = training.changed_pixels(picture[:2], attacked[:2])
     assert 0.02 < is_changed.float().mean() < 0.98
     victim.train()
-    found = training(picture, target, torch.Generator())
+    found = training.step(picture, target, torch.Generator())
     # A slow reference, pixel by pixel, on the same batch statistics.
     assert training.branch is not None
     logits = victim(attacked)
@@ -236,8 +236,10 @@ class OnlyInTraining(ObjectVictim):
 class Objects:
     """The part of a task that a step needs."""
 
-    def loss(self, victim: ObjectVictim, images: Tensor, target: Any, *, dice: bool) -> Tensor:
-        del dice
+    def loss(
+        self, victim: ObjectVictim, images: Tensor, target: Any, *, dice: bool, portion: Any = None
+    ) -> Tensor:
+        del dice, portion
         return victim.loss(images, target)
 
 
@@ -247,9 +249,10 @@ def test_victims_that_find_objects_are_defended_through_their_own_loss(defence: 
     picture, _ = batch(5)
     target = [Target.of(torch.zeros(0, 16, 16, dtype=torch.bool), torch.zeros(0).long())] * 5
     training = TrainingLoss(victim, Objects(), RECIPE, defence, seed=0)
-    assert training(picture, target, torch.Generator().manual_seed(0)).requires_grad
+    training.step(picture, target, torch.Generator().manual_seed(0))
+    assert all(p.grad is not None for p in victim.parameters())
     if defence == "adversarial":
-        attacked = training.half_attacked(picture, target)
+        attacked = training.attacked(picture, target, 2)
         assert (attacked != picture).flatten(1).any(1).tolist() == [True, True, False, False, False]
     with pytest.raises(UserError, match="use adversarial"):
         TrainingLoss(victim, Objects(), RECIPE, "ddc_at", seed=0)
@@ -300,10 +303,11 @@ def test_a_tiny_victim_still_learns_the_clean_pictures(defence: str) -> None:
     assert state.curve[-1]["loss"] < 0.7 * state.curve[0]["loss"]
 
 
+@pytest.mark.parametrize("stop", [(1, 0), (1, 1)])
 @pytest.mark.parametrize("defence", DEFENCES)
-def test_a_stopped_fit_goes_on_bit_for_bit(defence: str) -> None:
+def test_a_stopped_fit_goes_on_bit_for_bit(defence: str, stop: tuple[int, int]) -> None:
     whole, _ = fit_with(defence)
-    stopped, _ = fit_with(defence, stop=1)
+    stopped, _ = fit_with(defence, stop=stop)
     resumed, _ = fit_with(defence, victim=tiny_victim(7), state=stopped)
     assert whole.curve == resumed.curve
     for part in ("victim", "branch"):

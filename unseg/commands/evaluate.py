@@ -2,13 +2,15 @@
 
     unseg evaluate configs/evaluate/kvasir_unet_debug.yaml
     unseg evaluate configs/evaluate/kvasir_unet.yaml run_dir=work_dirs/evaluate/kvasir
-    torchrun --nproc-per-node 8 -m unseg.cli evaluate configs/evaluate/...   # one cell a GPU
+    torchrun --nproc-per-node 8 -m unseg.cli evaluate CONFIG                     # one cell a GPU
+    torchrun --nproc-per-node 8 -m unseg.cli evaluate CONFIG ranks_per_cell=8    # 8 GPUs a cell
 
     unseg evaluate CONFIG dry_run=true    # what it would cost, and what data and weights it lacks
 
 The same command again goes on where it was stopped; several processes, also on several machines
 with one file system, may run it at once. Exit code 1: some cells failed (their reason stands in
-`cells/NAME/failure.txt`); they are tried again next time.
+`cells/NAME/failure.txt`); they are tried again next time. 130: stopped by SIGTERM or Ctrl-C; a cell
+in training has written its state.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from pathlib import Path
 
 from unseg.commands._run import EXIT_DONE, EXIT_SOME_FAILED, config_command, user_errors
 from unseg.config.evaluate import EvaluateConfig
+from unseg.utils import distributed
 from unseg.utils.logging import setup_logging
 from unseg.utils.provenance import provenance
 
@@ -49,16 +52,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_DONE
     check_grid(config)
     check_cards(config)
-    # Ranks share the grid through its folder alone: no process group, nothing to wait for.
+    # Cells share the grid through its folder alone; only the ranks of one cell form a group.
+    distributed.init_group(config.ranks_per_cell)
     rank = int(os.environ.get("RANK", "0"))
     setup_logging(Path(config.run_dir) / "evaluate.log", rank=rank)
     origin = provenance(
         shlex.join(["unseg", "evaluate", *(sys.argv[1:] if argv is None else argv)])
     )
-    outcome = run_grid(config, origin=origin)
+    try:
+        outcome = run_grid(config, origin=origin)
+    finally:
+        distributed.shutdown()
     for name, reason in outcome.failed.items():
         _log.error("failed: %s: %s", name, reason)
-    if outcome.done:
+    if outcome.done and rank % config.ranks_per_cell == 0:
         path = write_report(config)
         write_rows(config)
         if rank == 0:
@@ -71,10 +78,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 @user_errors
 def check(argv: Sequence[str] | None = None) -> int:
-    """Exit code 2 where a call of `main` lacks something; for launchers of several processes."""
+    """Exit code 2 where a call of `main` lacks something; for launchers of several processes.
+
+    Prints how many of them train each cell.
+    """
     config = config_command(argv, EvaluateConfig, prog="unseg evaluate", doc=__doc__)
-    if config is not None and not config.dry_run:
+    if config is None:
+        return EXIT_DONE
+    if not config.dry_run:
         from unseg.victims.grid.preflight import check_grid
 
         check_grid(config)
+    print(config.ranks_per_cell)
     return EXIT_DONE

@@ -153,6 +153,15 @@ class RecipeConfig:
     """Whether test scores are taken in the square frame or at the pictures' own size."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16: autocast, for GPUs."""
+    batch_norm: Literal["batch", "frozen"] = "batch"
+    """batch: statistics of each batch, with `ranks_per_cell` of all its processes (on GPUs alone);
+    frozen: statistics and factors of the initial weights stay as they are."""
+    accumulate: int = bounded(1, low=1)
+    """Equal parts in which a step's batch goes through the network, to save memory: the gradients
+    are those of the whole batch, statistics of batch norm and Dice those of a part."""
+    cache_gib: float = bounded(4.0, low=0)
+    """Memory of each process for decoded pictures; sets that are larger are decoded again and
+    again. Changes no result."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """A sensible range of scales."""
@@ -268,8 +277,16 @@ class EvaluateConfig:
     """auto, cpu, cuda or cuda:N."""
     num_threads: int = bounded(0, low=0)
     """Threads of a CPU run; 0: torch's choice. Scores are repeatable for one number of threads."""
+    num_workers: int | None = bounded(None, low=0)
+    """Processes that decode pictures for each that trains; None: 4 beside a GPU, none on a CPU."""
+    ranks_per_cell: int = bounded(1, low=1)
+    """Processes that train each cell together, one a GPU; `torchrun` or scripts/run_eval.sh starts
+    them. `batch_size` is that of all of them."""
     checkpoint_seconds: float = bounded(120.0, low=0)
-    """A cell writes its state after this much training, so that a killed one goes on from there."""
+    """A cell writes its state after this much training, also inside an epoch, so that a killed one
+    goes on from there; it does so too when SIGTERM or Ctrl-C stops it."""
+    checkpoint_steps: int | None = bounded(None, low=1)
+    """Steps after which the state is written, however long they took; None: time alone counts."""
     num_examples: int = bounded(6, low=0)
     """Test pictures whose predictions are kept for the report."""
     data: dict[str, VictimDataConfig]

@@ -18,7 +18,7 @@ from unseg.data.jitter import to_tensor
 from unseg.engine.checkpoint import CheckpointFolder, check_fields, load_checkpoint, restoring
 from unseg.engine.metric_log import MetricLog
 from unseg.engine.players import set_rate
-from unseg.engine.watch import FiniteWatch, stop_signals
+from unseg.engine.watch import FiniteWatch
 from unseg.io.decode import image_size as image_size_of
 from unseg.io.decode import read_rgb
 from unseg.io.kinds import FORMATS
@@ -30,6 +30,7 @@ from unseg.utils import distributed
 from unseg.utils.errors import UserError
 from unseg.utils.logging import setup_logging
 from unseg.utils.seed import derive_seed, numpy_generator, torch_generator
+from unseg.utils.signals import stop_signals
 
 _log = logging.getLogger(__name__)
 _KIND = "pretrain-mae"

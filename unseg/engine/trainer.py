@@ -20,6 +20,7 @@ from unseg.engine.players import set_rate
 from unseg.models import Generator, Surrogate
 from unseg.types import Batch, Phase
 from unseg.utils import distributed
+from unseg.utils.signals import stop_signals
 
 _log = logging.getLogger(__name__)
 
@@ -143,7 +144,7 @@ class Trainer:
         Returns:
             False where a signal asked to stop; everything is saved then as well.
         """
-        with watch.stop_signals() as asked:
+        with stop_signals() as asked:
             while not self.is_finished:
                 if not self._train_epoch(asked):
                     self._save()

@@ -1,15 +1,10 @@
-"""What the loop looks at while it runs: finite losses, running means, memory, signals."""
+"""What the loop looks at while it runs: finite losses, running means, memory."""
 
 from __future__ import annotations
 
-import contextlib
 import math
 import resource
-import signal
-import threading
 import time
-from collections.abc import Iterator
-from types import FrameType
 
 import torch
 from torch import Tensor
@@ -114,29 +109,3 @@ def memory_gib(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-
-
-@contextlib.contextmanager
-def stop_signals() -> Iterator[threading.Event]:
-    """An event that SIGTERM and SIGINT set; a second one ends the program the usual way."""
-    asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked
-        return
-    signals = (signal.SIGTERM, signal.SIGINT)
-    before = {number: signal.getsignal(number) for number in signals}
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        asked.set()
-        restore()
-
-    for number in signals:
-        signal.signal(number, handle)
-    try:
-        yield asked
-    finally:
-        restore()

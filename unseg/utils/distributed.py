@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from unseg.utils.errors import UserError
 
+T = TypeVar("T")
 BUCKET_ELEMENTS = 1 << 24
 """Most elements summed in one message: 64 MiB of float32."""
 
@@ -22,6 +26,34 @@ def init() -> None:
         return
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend)
+
+
+def init_group(size: int) -> None:
+    """Join the `size - 1` neighbours that `torchrun` started beside this process.
+
+    All processes that it started are divided into groups of `size`, which know nothing of each
+    other. A group of one is no group. Nobody is timed out: a member may wait for hours while
+    another writes, and `torchrun` ends them all where one dies.
+
+    Raises:
+        UserError: `torchrun` did not start a multiple of `size` processes.
+    """
+    if size == 1:
+        return
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world % size or "MASTER_ADDR" not in os.environ:
+        raise UserError(
+            f"ranks_per_cell={size}: torchrun started {world} processes, which are no groups of "
+            f"{size}; use NPROC={size} bash scripts/run_eval.sh (or a multiple)"
+        )
+    store, rank, _ = next(iter(rendezvous("env://")))
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
+        store=PrefixStore(f"group {rank // size}", store),
+        rank=rank % size,
+        world_size=size,
+        timeout=timedelta(days=7),
+    )
 
 
 def shutdown() -> None:
@@ -67,6 +99,64 @@ def all_gather_object(item: Any) -> list[Any]:
     items: list[Any] = [None] * world_size()
     dist.all_gather_object(items, item)
     return items
+
+
+def from_main(make: Callable[[], T]) -> T:
+    """What rank 0 makes, on every rank; where it fails, every rank does.
+
+    Only plain picklable values of our own.
+    """
+    if not _active():
+        return make()
+    box: list[Any] = [None, None]
+    if not is_main():
+        dist.broadcast_object_list(box)
+        if box[1] is not None:
+            raise UserError(box[1])
+        return box[0]
+    try:
+        box[0] = make()
+    except Exception as error:
+        box[1] = f"{type(error).__name__}: {error}"
+        raise
+    finally:
+        dist.broadcast_object_list(box)
+    return box[0]
+
+
+def in_turn(shares: list[tuple[int, T]]) -> list[T]:
+    """The values of all processes, sorted by the number that stands before each."""
+    everyone = [pair for share in all_gather_object(shares) for pair in share]
+    return [value for _, value in sorted(everyone, key=lambda pair: pair[0])]
+
+
+def any_rank(*flags: bool) -> tuple[bool, ...]:
+    """For each flag whether it is set on any process."""
+    if not _active():
+        return flags
+    counts = torch.tensor([float(flag) for flag in flags])
+    dist.all_reduce(counts)
+    return tuple(count > 0 for count in counts.tolist())
+
+
+class _SumOverRanks(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        del ctx
+        return all_reduce_sum(tensor)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        del ctx
+        return gradient
+
+
+def sum_with_own_gradient(tensor: Tensor) -> Tensor:
+    """Sum over all processes; its gradient reaches this process's own part alone.
+
+    Added up over the processes, the gradients are those of one process that has all parts.
+    """
+    return _SumOverRanks.apply(tensor) if _active() else tensor
 
 
 @torch.no_grad()

@@ -7,12 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unseg.victims.data.segments import Target
+from unseg.victims.data.share import WHOLE, Share
 from unseg.victims.data.tensor_set import IGNORED_LABEL, TensorSet
 
 
 def augment(
     data: TensorSet,
-    rows: Tensor,
     *,
     crop: int,
     scale: tuple[float, float],
@@ -21,15 +21,15 @@ def augment(
     contrast: float = 0.0,
     generator: torch.Generator,
     device: torch.device,
+    share: Share = WHOLE,
 ) -> tuple[Tensor, Tensor | list[Target]]:
-    """Some pictures of a set, augmented, with what is to be learnt from them.
+    """A batch, augmented, with what is to be learnt from it.
 
     The scaled picture is cropped at a uniform place; where it is smaller than the crop, it lies at
     a uniform place inside it, on black, void around it.
 
     Args:
-        data: the set.
-        rows: (B,) int64.
+        data: the batch, or this process's share of it.
         crop: side of the result.
         scale: range of the factor on the picture's size.
         flip: probability of a horizontal flip.
@@ -37,25 +37,26 @@ def augment(
         contrast: largest change of the contrast about the picture's mean, as a share.
         generator: CPU random generator.
         device: of the result.
+        share: what `data` is of the whole batch; draws are made for all of it.
 
     Returns:
         (B, 3, crop, crop) float32 in [0, 1], and (B, crop, crop) int64 classes, or a target a
         picture where the set has segments.
     """
-    images = data.images[rows.to(data.images.device)].to(device)
+    images = _moved(data.images, device)
+    draw = torch.rand(share.ranks * len(data), 4, generator=generator)
     grid = _crop_grid(
-        len(images), images.shape[-1], crop=crop, scale=scale, flip=flip,
-        generator=generator, device=device,
-    )  # fmt: skip
+        share.of(draw).to(device), images.shape[-1], crop=crop, scale=scale, flip=flip
+    )
     pictures = F.grid_sample(images.float() / 255, grid, mode="bilinear", align_corners=False)
     if brightness or contrast:
-        pictures = _relit(pictures, brightness, contrast, generator)
+        draw = torch.rand(2, share.ranks * len(data), 1, 1, 1, generator=generator)
+        draw = share.of(draw.transpose(0, 1)).transpose(0, 1)
+        pictures = _relit(pictures, brightness, contrast, draw.to(pictures))
     if data.segments is None:
-        labels = data.labels[rows.to(data.labels.device)].to(device)
-        return pictures, _sample_labels(labels, grid)
+        return pictures, _sample_labels(_moved(data.labels, device), grid)
     targets = []
-    for row, place in zip(rows.tolist(), grid, strict=True):
-        segments = data.segments[row]
+    for segments, place in zip(data.segments, grid, strict=True):
         kept = ~segments.is_crowd
         masks = torch.from_numpy(segments.masks()[kept]).to(device)
         moved = F.grid_sample(
@@ -66,22 +67,30 @@ def augment(
     return pictures, targets
 
 
+def _moved(pictures: Tensor, device: torch.device) -> Tensor:
+    """Pictures on the device, which does not wait for them."""
+    if device.type == "cuda":
+        pictures = pictures.pin_memory()
+    return pictures.to(device, non_blocking=True)
+
+
 def _crop_grid(
-    batch: int,
-    side: int,
-    *,
-    crop: int,
-    scale: tuple[float, float],
-    flip: float,
-    generator: torch.Generator,
-    device: torch.device,
+    draw: Tensor, side: int, *, crop: int, scale: tuple[float, float], flip: float
 ) -> Tensor:
-    """Where each pixel of an augmented batch is read: (B, crop, crop, 2), see `augment`."""
-    draw = torch.rand(batch, 4, generator=generator).to(device)
+    """Where each pixel of an augmented batch is read: (B, crop, crop, 2), see `augment`.
+
+    Args:
+        draw: (B, 4) uniform in [0, 1): size, flip and place of each picture's window.
+        side: of the pictures.
+        crop: side of the result.
+        scale: range of the factor on the picture's size.
+        flip: probability of a horizontal flip.
+    """
+    batch = len(draw)
     factor = scale[0] * (scale[1] / scale[0]) ** draw[:, 0]
     window = crop / (factor * side)  # share of the picture's side that the crop sees
     slack = 1 - window
-    theta = torch.zeros(batch, 2, 3, device=device)
+    theta = torch.zeros(batch, 2, 3, device=draw.device)
     theta[:, 0, 0] = torch.where(draw[:, 1] < flip, -window, window)
     theta[:, 1, 1] = window
     theta[:, 0, 2] = slack * (2 * draw[:, 2] - 1)
@@ -89,11 +98,16 @@ def _crop_grid(
     return F.affine_grid(theta, [batch, 3, crop, crop], align_corners=False)
 
 
-def _relit(
-    pictures: Tensor, brightness: float, contrast: float, generator: torch.Generator
-) -> Tensor:
-    """Pictures (B, 3, H, W) with another brightness and contrast each, clipped to [0, 1]."""
-    draw = 2 * torch.rand(2, len(pictures), 1, 1, 1, generator=generator).to(pictures) - 1
+def _relit(pictures: Tensor, brightness: float, contrast: float, draw: Tensor) -> Tensor:
+    """Pictures (B, 3, H, W) with another brightness and contrast each, clipped to [0, 1].
+
+    Args:
+        pictures: in [0, 1].
+        brightness: largest shift.
+        contrast: largest change, as a share.
+        draw: (2, B, 1, 1, 1) uniform in [0, 1), for contrast and brightness.
+    """
+    draw = 2 * draw - 1
     means = pictures.mean((1, 2, 3), keepdim=True)
     changed = means + (1 + contrast * draw[0]) * (pictures - means) + brightness * draw[1]
     return changed.clamp(0, 1)

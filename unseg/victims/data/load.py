@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from unseg.io.suffixes import PICTURE_SUFFIXES
 from unseg.types import VOID_CLASS
 from unseg.utils.errors import UserError
 from unseg.victims.data.defences.base import Defend, PublishedPicture
-from unseg.victims.data.segments import Segments, segments_of
+from unseg.victims.data.segments import segments_of
 from unseg.victims.data.tensor_set import IGNORED_LABEL, TensorSet, fit_frame
 
 
@@ -52,16 +52,8 @@ def training_label(
     return label.astype(np.uint8)
 
 
-def load_tensors(
-    dataset: DatasetConfig,
-    *,
-    recipe: RecipeConfig,
-    task: str,
-    protected_root: Path | None = None,
-    defend: Defend | None = None,
-    is_test: bool = False,
-) -> TensorSet:
-    """A whole split, decoded, defended and brought into the victim's frame.
+class FramedPictures:
+    """A split in the victim's frame; each picture is decoded and defended when it is asked for.
 
     Args:
         dataset: the clean pictures and the labels.
@@ -70,47 +62,63 @@ def load_tensors(
         protected_root: folder of the same pictures after protection, to be read instead.
         defend: what is done to each picture at its own size.
         is_test: whether scores may be taken at the pictures' own size.
+        name: tells it from every other source of the process; None: one of its own.
 
     Raises:
-        UserError: a picture or its label is missing, damaged or of another size.
+        UserError: there are no pictures.
     """
-    source = build_source(dataset)
-    rank = object_ranks(dataset, task)
-    images, labels, extents, keys = [], [], [], []
-    native: list[np.ndarray] = []
-    segments: list[Segments] = []
-    native_segments: list[Segments] = []
-    for item in source.items():
-        annotation, picture = _read(source, item, dataset, task, protected_root)
+
+    def __init__(
+        self,
+        dataset: DatasetConfig,
+        *,
+        recipe: RecipeConfig,
+        task: str,
+        protected_root: Path | None = None,
+        defend: Defend | None = None,
+        is_test: bool = False,
+        name: Hashable = None,
+    ) -> None:
+        self.dataset, self.recipe, self.task = dataset, recipe, task
+        self.protected_root, self.defend, self.is_test = protected_root, defend, is_test
+        self.name: Hashable = object() if name is None else name
+        self._source = build_source(dataset)
+        self._rank = object_ranks(dataset, task)
+        self._items = self._source.items()
+        self.keys = tuple(item.key for item in self._items)
+        if not self.keys:
+            raise UserError(f"{dataset.root}: no pictures; see `unseg data check`")
+
+    def decode(self, row: int) -> TensorSet:
+        """One picture with its label.
+
+        Raises:
+            UserError: the picture or its label is missing, damaged or of another size.
+        """
+        item, recipe = self._items[row], self.recipe
+        annotation, picture = _read(
+            self._source, item, self.dataset, self.task, self.protected_root
+        )
         framed, classes, extent = fit_frame(
-            picture.image if defend is None else defend(picture),
+            picture.image if self.defend is None else self.defend(picture),
             picture.label,
             side=recipe.image_size,
             keep_ratio=recipe.keep_ratio,
             antialias=recipe.antialias,
         )
-        images.append(framed)
-        labels.append(classes)
-        extents.append(torch.tensor(extent))
-        keys.append(item.key)
-        is_native = is_test and recipe.score_at == "native"
-        if task in DENSE_TASKS:
-            native += [picture.label.numpy()] * is_native
-            continue
-        objects = segments_of(annotation, rank, open_background=has_open_background(dataset))
-        native_segments += [objects] * is_native
-        segments.append(objects.resized(extent, side=recipe.image_size))
-    if not keys:
-        raise UserError(f"{dataset.root}: no pictures; see `unseg data check`")
-    return TensorSet(
-        images=torch.stack(images),
-        labels=torch.stack(labels),
-        keys=tuple(keys),
-        extents=torch.stack(extents),
-        native_labels=tuple(native) or None,
-        segments=tuple(segments) or None,
-        native_segments=tuple(native_segments) or None,
-    )
+        is_native = self.is_test and recipe.score_at == "native"
+        common = (framed[None], classes[None], (item.key,), torch.tensor([extent]))
+        if self.task in DENSE_TASKS:
+            native = (picture.label.numpy(),) if is_native else None
+            return TensorSet(*common, native_labels=native)
+        segments = segments_of(
+            annotation, self._rank, open_background=has_open_background(self.dataset)
+        )
+        return TensorSet(
+            *common,
+            segments=(segments.resized(extent, side=recipe.image_size),),
+            native_segments=(segments,) if is_native else None,
+        )
 
 
 def _read(

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from unseg.utils.seed import derive_seed
-from unseg.victims.data.tensor_set import TensorSet
+from unseg.victims.data.picture_set import PictureSet
 
 
 def clean_rows(keys: Sequence[str], share: float, *, seed: int) -> list[int]:
@@ -15,11 +14,8 @@ def clean_rows(keys: Sequence[str], share: float, *, seed: int) -> list[int]:
     return sorted(ranked[: round(share * len(keys))])
 
 
-def mixed(protected: TensorSet, clean: TensorSet, share: float, *, seed: int) -> TensorSet:
-    """The protected set with the pictures (not the labels) of `clean_rows` taken from the clean."""
+def mixed(protected: PictureSet, clean: PictureSet, share: float, *, seed: int) -> PictureSet:
+    """The protected set with the pictures of `clean_rows` taken from the clean one."""
     if protected.keys != clean.keys:
         raise ValueError("the two sets hold different pictures")
-    rows = clean_rows(clean.keys, share, seed=seed)
-    images = protected.images.clone()
-    images[rows] = clean.images[rows]
-    return replace(protected, images=images)
+    return protected.with_some_of(clean, clean_rows(clean.keys, share, seed=seed))

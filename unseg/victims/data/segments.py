@@ -53,6 +53,12 @@ class Segments:
     def __len__(self) -> int:
         return len(self.runs)
 
+    @property
+    def num_bytes(self) -> int:
+        """Memory of the arrays."""
+        arrays = (*self.runs, self.void, self.categories, self.is_crowd)
+        return sum(array.nbytes for array in arrays)
+
     def masks(self) -> np.ndarray:
         """(K, H, W) bool."""
         found = np.zeros((len(self), *self.size), bool)

@@ -1,12 +1,9 @@
-"""Whole sets of pictures as 8-bit tensors of one size.
-
-Small victims learn faster than a CPU decodes: each picture is decoded and resized once.
-"""
+"""A few pictures in memory, as 8-bit tensors of one size: a batch, or one picture of the cache."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,7 +19,7 @@ IGNORED_LABEL = 255
 
 @dataclass(frozen=True)
 class TensorSet:
-    """Pictures with their label maps, in the victim's square frame.
+    """Pictures with their label maps, in the victim's square frame; in memory.
 
     Attributes:
         images: (N, 3, S, S) uint8 RGB, black where padded.
@@ -45,27 +42,60 @@ class TensorSet:
     def __len__(self) -> int:
         return len(self.keys)
 
-    def select(self, rows: Sequence[int]) -> TensorSet:
+    def select(self, rows: Sequence[int] | np.ndarray) -> TensorSet:
         """Some pictures of the set."""
+        chosen = [int(row) for row in rows]
 
         def some(values: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
-            return None if values is None else tuple(values[i] for i in rows)
+            return None if values is None else tuple(values[i] for i in chosen)
 
         return TensorSet(
-            images=self.images[list(rows)],
-            labels=self.labels[list(rows)],
-            keys=tuple(self.keys[i] for i in rows),
-            extents=self.extents[list(rows)],
+            images=self.images[chosen],
+            labels=self.labels[chosen],
+            keys=tuple(self.keys[i] for i in chosen),
+            extents=self.extents[chosen],
             native_labels=some(self.native_labels),
             segments=some(self.segments),
             native_segments=some(self.native_segments),
         )
 
-    def to(self, device: torch.device) -> TensorSet:
-        """The set with its label maps on a device; with segments, which stay, nothing moves."""
-        if self.segments is not None:
-            return self
-        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
+    def load(self, rows: Sequence[int] | np.ndarray) -> TensorSet:
+        """The same, as a set on the disk says it."""
+        return self.select(rows)
+
+    def batches(self, chunks: Sequence[Sequence[int] | np.ndarray]) -> Iterator[TensorSet]:
+        """A batch for each list of rows, in order."""
+        return (self.select(chunk) for chunk in chunks)
+
+    def single(self) -> Iterator[TensorSet]:
+        """Each picture as a set of its own, in memory of its own."""
+        return (self.select([i]) for i in range(len(self)))
+
+    @staticmethod
+    def joined(parts: Sequence[TensorSet]) -> TensorSet:
+        """The pictures of several sets of one kind, at least one, in order."""
+
+        def chain(name: str) -> Any:
+            values = [getattr(part, name) for part in parts]
+            return None if values[0] is None else tuple(v for part in values for v in part)
+
+        return TensorSet(
+            images=torch.cat([part.images for part in parts]),
+            labels=torch.cat([part.labels for part in parts]),
+            keys=chain("keys"),
+            extents=torch.cat([part.extents for part in parts]),
+            native_labels=chain("native_labels"),
+            segments=chain("segments"),
+            native_segments=chain("native_segments"),
+        )
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of the pictures and their labels."""
+        tensors = sum(t.numel() * t.element_size() for t in (self.images, self.labels))
+        labels = sum(label.nbytes for label in self.native_labels or ())
+        both = (*(self.segments or ()), *(self.native_segments or ()))
+        return tensors + labels + sum(segments.num_bytes for segments in both)
 
     def scored(self, row: int) -> tuple[Segments, Frame]:
         """The segments of a picture as they are scored, and where they lie in the frame."""

@@ -190,9 +190,12 @@ class GridFolders:
         # These keys came later: cells without them keep their folders.
         if not victim.train_only:
             del entry["train_only"]
-        for name in ("brightness", "contrast"):
-            if not entry["recipe"][name]:
+        for name, plain in (
+            ("brightness", 0), ("contrast", 0), ("batch_norm", "batch"), ("accumulate", 1)
+        ):  # fmt: skip
+            if entry["recipe"][name] == plain:
                 del entry["recipe"][name]
+        del entry["recipe"]["cache_gib"]  # changes no result
         key = fingerprint(data, entry, weights, published, asdict(cell), *public)
         return self.run_dir / "cells" / f"{cell.name}-{key}"
 

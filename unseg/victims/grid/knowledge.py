@@ -10,6 +10,7 @@ from torch import Tensor
 
 from unseg.config.evaluate import CLEAN, EvaluateConfig
 from unseg.io.decode import read_rgb
+from unseg.utils import distributed
 from unseg.victims.data.defences import learnt_defences
 from unseg.victims.data.defences.base import MAX_PICTURES, Defend, Known, PublishedPicture
 from unseg.victims.data.load import PictureFiles, as_image, protected_file
@@ -59,7 +60,7 @@ def _pairs(cell: Cell, config: EvaluateConfig, folders: GridFolders) -> _Pairs:
     assert name is not None
     public = replace(cell, data=name)
     data = config.data[name]
-    make_pictures(data, folders.pictures(name))
+    distributed.from_main(lambda: make_pictures(data, folders.pictures(name)))
     make_protected(config, folders, public, splits=("train",))
     dataset = split_config(data, "train", folders.pictures(name))
     clean = PictureFiles(dataset, data.task)

@@ -140,15 +140,19 @@ def _disk_line(config: EvaluateConfig, cells: list[Cell], sets: dict[str, list[S
 
 
 def _memory_line(config: EvaluateConfig, cells: list[Cell], sets: dict[str, list[Split]]) -> str:
-    """The largest cell's pictures in its frame; published ones and clean ones to compare with."""
+    """What the ranks of the largest cell keep: published and clean pictures in its frame."""
     needed = max(
-        FRAME_BYTES * _frame_pixels(config, cell) * (2 * train.count + 2 * test.count)
+        config.ranks_per_cell
+        * min(
+            FRAME_BYTES * _frame_pixels(config, cell) * (2 * train.count + 2 * test.count),
+            config.victims[cell.victim].recipe.cache_gib * 2**30,
+        )
         for cell in cells
         if cell.data in sets
         for train, test in [sets[cell.data]]
     )
     there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    what = f"{_gb(needed)} for the pictures of the largest cell"
+    what = f"{_gb(needed)} of pictures kept by the largest cell"
     return _line("host memory", what, needed, there, "in this machine")
 
 

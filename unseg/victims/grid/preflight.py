@@ -54,6 +54,7 @@ def choice_problems(config: EvaluateConfig) -> Iterator[str]:
                     f"data.{data}.task={task}: victim {name} ({entry.title}) cannot be trained for "
                     f"it; those that can are {fit}"
                 )
+    yield from _batch_problems(config)
     yield from _method_problems(config)
 
 
@@ -85,6 +86,32 @@ def _defence_problems(config: EvaluateConfig) -> Iterator[str]:
                 for name in block.victims
                 if config.victims[name].weights == "none"
             )
+
+
+def _batch_problems(config: EvaluateConfig) -> Iterator[str]:
+    """Batches that do not divide into equal parts, one for each process and pass."""
+    for name in dict.fromkeys(v for block in config.grid for v in block.victims):
+        recipe = config.victims[name].recipe
+        parts = config.ranks_per_cell * recipe.accumulate
+        if parts == 1:
+            continue
+        blocks = [block for block in config.grid if name in block.victims]
+        defences = {one for b in blocks for d in b.defences for one in alternatives(d)}
+        is_halved = any({"adversarial", "ddc_at"} & set(_trained(d)) for d in defences)
+        parts *= 2 if is_halved else 1
+        if recipe.batch_size % parts:
+            half = " x 2, since adversarial training attacks half of each part" * is_halved
+            yield (
+                f"victims.{name}.recipe.batch_size={recipe.batch_size}: must be a multiple of "
+                f"{parts} (ranks_per_cell x accumulate{half})"
+            )
+
+
+def _trained(defence: str) -> dict[str, float]:
+    try:
+        return training_defences(defence)
+    except UserError:  # reported by itself
+        return {}
 
 
 def _method_problems(config: EvaluateConfig) -> Iterator[str]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from unseg.io.files import atomic_write
 from unseg.io.locks import locked
 from unseg.protection.methods import METHODS
 from unseg.protection.run import generate
+from unseg.utils import distributed
 from unseg.utils.errors import UserError
 from unseg.victims.data.load import protected_file
 from unseg.victims.data.splits import SPLITS, split_config
@@ -34,9 +36,12 @@ AGAIN = "train_again"
 def make_protected(
     config: EvaluateConfig, folders: GridFolders, cell: Cell, *, splits: Sequence[str] = SPLITS
 ) -> None:
-    """Protect splits of a cell's data set, unless that is done already."""
+    """Protect splits of a cell's data set, unless that is done already.
+
+    Processes that run a cell together divide the pictures; rank 0 holds the lock for all.
+    """
     folder = folders.protected(cell)
-    with locked(folder, wait=True):
+    with _locked_for_all(folder):
         for split in splits:
             dataset = split_config(config.data[cell.data], split, folders.pictures(cell.data))
             _protect_once(config, cell, dataset, folder / split)
@@ -50,7 +55,7 @@ def make_protected_again(config: EvaluateConfig, folders: GridFolders, cell: Cel
     """
     folder = folders.protected(cell)
     dataset = split_config(config.data[cell.data], "train", folders.pictures(cell.data))
-    with locked(folder, wait=True):
+    with _locked_for_all(folder):
         source = _Republished(build_source(dataset), folder / "train")
         _protect_once(config, cell, dataset, folder / AGAIN, source=source)
     return folder / AGAIN
@@ -96,12 +101,21 @@ def _protect_once(
     source: AnnotationSource | None = None,
 ) -> None:
     done = folder.with_name(f"{folder.name}.json")
-    if done.exists():
+    if distributed.from_main(done.exists):
         return
-    _log.info("protect %s: %s", folder.name, folder.parent.name)
+    if distributed.is_main():
+        _log.info("protect %s: %s", folder.name, folder.parent.name)
     summary = _protect(config, cell, dataset, folder, source)
-    with atomic_write(done, "w") as file:
-        json.dump(summary, file, indent=1)
+    if distributed.is_main():
+        with atomic_write(done, "w") as file:
+            json.dump(summary, file, indent=1)
+
+
+@contextmanager
+def _locked_for_all(folder: Path) -> Iterator[None]:
+    with ExitStack() as lock:
+        distributed.from_main(lambda: lock.enter_context(locked(folder, wait=True)))
+        yield
 
 
 def _protect(

@@ -162,6 +162,23 @@ def _folds(keys: list[str]) -> list[list[int]]:
     return [sorted(ranked[fold::FOLDS]) for fold in range(FOLDS)]
 
 
+class _Shown:
+    """Shows the steps of a fit and keeps nothing of it."""
+
+    def __init__(self, progress: Progress, steps: int) -> None:
+        self.progress, self.left = progress, steps
+
+    def is_due(self) -> bool:
+        """Count a step; a fit rounds their number up to whole epochs."""
+        if self.left:
+            self.progress.update()
+            self.left -= 1
+        return False
+
+    def keep(self, state: FitState) -> None:
+        """Nothing is asked for."""
+
+
 def _train(
     victim: ProofVictim,
     clean: TensorSet,
@@ -183,13 +200,6 @@ def _train(
         weights=victim.weights,
         image_size=victim.recipe.image_size,
     )
-    steps = victim.recipe.steps or 0
-    begun = progress.done
-
-    def show(state: FitState) -> None:
-        epochs, _ = victim.recipe.length(-(-len(learnt) // victim.recipe.batch_size))
-        progress.update(begun + steps * state.epoch // epochs - progress.done)
-
     state = fit(
         network,
         published.select(learnt),
@@ -198,7 +208,7 @@ def _train(
         validation=published.select(sorted(kept)),
         clean_test=clean.select(fold),
         seed=seed,
-        on_epoch=show,
+        keeper=_Shown(progress, victim.recipe.steps or 0),
     )
     network.load_state_dict(state.selected)
     return Trained(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import logging
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -25,9 +24,10 @@ from unseg.config.evaluate import (
 )
 from unseg.data.annotations import build_source
 from unseg.io.files import atomic_write, atomic_write_bytes
-from unseg.io.tensors import read_weight_file
+from unseg.utils import distributed
 from unseg.utils.errors import UserError
 from unseg.utils.seed import derive_seed
+from unseg.utils.signals import stop_signals
 from unseg.victims.data.defences import (
     defence_at_test,
     is_drawn,
@@ -37,52 +37,61 @@ from unseg.victims.data.defences import (
     training_defences,
 )
 from unseg.victims.data.defences.base import Defend
-from unseg.victims.data.load import load_tensors, num_classes, object_ranks
+from unseg.victims.data.load import FramedPictures, num_classes, object_ranks
 from unseg.victims.data.mixtures import clean_rows, mixed
+from unseg.victims.data.picture_cache import PictureCache
+from unseg.victims.data.picture_set import PictureSet
 from unseg.victims.data.splits import split_config, validation_rows
-from unseg.victims.data.tensor_set import TensorSet
 from unseg.victims.grid.cells import Cell, GridFolders
 from unseg.victims.grid.knowledge import trainer_knowledge
 from unseg.victims.grid.protected_sets import protected_root
+from unseg.victims.grid.saved_state import STATE, StateSaver
 from unseg.victims.networks.registry import build_victim
 from unseg.victims.networks.victim import Victim
 from unseg.victims.training.class_map_task import ClassMapTask, Task
 from unseg.victims.training.fit import FitState, fit
 from unseg.victims.training.object_tasks import ObjectTask
 
-_log = logging.getLogger(__name__)
-RESULT, STATE, EXAMPLES = "result.json", "state.pt", "examples.npz"
-_KEPT_SETS = 6
+RESULT, EXAMPLES = "result.json", "examples.npz"
+GIB = 2**30
+_KEPT_SOURCES = 6
 
 
-class TensorCache:
-    """The last few sets in memory: neighbouring cells of a grid share theirs."""
+class PictureSets:
+    """The sets of a grid's cells; what is decoded of them stays in one bounded cache."""
 
-    def __init__(self, config: EvaluateConfig, folders: GridFolders) -> None:
-        self.config, self.folders = config, folders
-        self._sets: OrderedDict[tuple[Any, ...], TensorSet] = OrderedDict()
+    def __init__(self, config: EvaluateConfig, folders: GridFolders, num_workers: int = 0) -> None:
+        self.config, self.folders, self.num_workers = config, folders, num_workers
+        self.cache = PictureCache()
+        self._sources: OrderedDict[tuple[Any, ...], FramedPictures] = OrderedDict()
 
-    def get(self, cell: Cell, split: str, *, is_protected: bool) -> TensorSet:
+    def begin(self, cell: Cell) -> None:
+        """The sets of other cells may leave the cache from now on."""
+        recipe = self.config.victims[cell.victim].recipe
+        self.cache.begin_cell(int(recipe.cache_gib * GIB))
+
+    def get(self, cell: Cell, split: str, *, is_protected: bool) -> PictureSet:
         """A split in the frame of the cell's victim, after the cell's defence."""
         root = protected_root(self.config, self.folders, cell, split) if is_protected else None
         data = self.config.data[cell.data]
         recipe = self.config.victims[cell.victim].recipe
         frame = (recipe.image_size, recipe.keep_ratio, recipe.antialias, recipe.score_at)
-        key = (cell.data, split, root, frame, *self._defence_key(cell, split))
-        if key not in self._sets:
-            dataset = split_config(data, split, self.folders.pictures(cell.data))
-            self._sets[key] = load_tensors(
-                dataset,
+        name = (cell.data, split, root, frame, *self._defence_key(cell, split))
+        if name not in self._sources:
+            self._sources[name] = FramedPictures(
+                split_config(data, split, self.folders.pictures(cell.data)),
                 recipe=recipe,
                 task=data.task,
                 protected_root=root,
                 defend=self._defend(cell, split),
                 is_test=split == "test",
+                name=name,
             )
-        self._sets.move_to_end(key)
-        while len(self._sets) > _KEPT_SETS:
-            self._sets.popitem(last=False)
-        return self._sets[key]
+        self._sources.move_to_end(name)
+        while len(self._sources) > _KEPT_SOURCES:
+            self._sources.popitem(last=False)
+        self.cache.use(name)
+        return PictureSet.of(self._sources[name], self.cache, num_workers=self.num_workers)
 
     def _defence_key(self, cell: Cell, split: str) -> tuple[Any, ...]:
         """What a defended set depends on: the defence, and what it was fitted to or drew."""
@@ -119,17 +128,18 @@ class CellData:
         clean_part: clean training pictures that the trainer has, where his defence needs some.
     """
 
-    train: TensorSet
-    validation: TensorSet | None
-    clean_test: TensorSet
-    protected_test: TensorSet | None
+    train: PictureSet
+    validation: PictureSet | None
+    clean_test: PictureSet
+    protected_test: PictureSet | None
     epoch_size: int
-    clean_part: TensorSet | None = None
+    clean_part: PictureSet | None = None
 
 
-def assemble(cell: Cell, config: EvaluateConfig, cache: TensorCache) -> CellData:
+def assemble(cell: Cell, config: EvaluateConfig, sets: PictureSets) -> CellData:
     """The sets of a cell, mixtures and twins included."""
-    published = cache.get(cell, "train", is_protected=cell.method != CLEAN)
+    sets.begin(cell)
+    published = sets.get(cell, "train", is_protected=cell.method != CLEAN)
     keys = published.keys
     held = validation_rows(keys, config.data[cell.data].validation_share)
     kept = set(held)
@@ -137,10 +147,10 @@ def assemble(cell: Cell, config: EvaluateConfig, cache: TensorCache) -> CellData
     protected_test = None
     if cell.method != CLEAN:
         if cell.clean_share:
-            clean = cache.get(cell, "train", is_protected=False)
+            clean = sets.get(cell, "train", is_protected=False)
             published = mixed(published, clean, cell.clean_share, seed=cell.seed)
-        if protected_root(config, cache.folders, cell, "test") is not None:
-            protected_test = cache.get(cell, "test", is_protected=True)
+        if protected_root(config, sets.folders, cell, "test") is not None:
+            protected_test = sets.get(cell, "test", is_protected=True)
     epoch_size = len(rows)
     if cell.is_twin:
         part = set(clean_rows(keys, cell.clean_share, seed=cell.seed))
@@ -150,19 +160,19 @@ def assemble(cell: Cell, config: EvaluateConfig, cache: TensorCache) -> CellData
     return CellData(
         train=published.select(rows),
         validation=published.select(held) if held else None,
-        clean_test=cache.get(cell, "test", is_protected=False),
+        clean_test=sets.get(cell, "test", is_protected=False),
         protected_test=protected_test,
         epoch_size=epoch_size,
-        clean_part=_clean_part(cell, cache, rows),
+        clean_part=_clean_part(cell, sets, rows),
     )
 
 
-def _clean_part(cell: Cell, cache: TensorCache, rows: list[int]) -> TensorSet | None:
+def _clean_part(cell: Cell, sets: PictureSets, rows: list[int]) -> PictureSet | None:
     """So many percent of the training pictures, clean; a larger part contains every smaller one."""
     percent = training_defences(cell.defence).get("dfr")
     if percent is None:
         return None
-    clean = cache.get(cell, "train", is_protected=False).select(rows)
+    clean = sets.get(cell, "train", is_protected=False).select(rows)
     part = clean_rows(clean.keys, percent / 100, seed=cell.seed)
     if not part:
         raise UserError(f"{cell.name}: {percent:g} % of {len(rows)} pictures is none; raise dfr")
@@ -192,32 +202,26 @@ def build_task(dataset: DatasetConfig, section: VictimDataConfig, recipe: Recipe
     return ObjectTask(**common, things=things, groups=tuple(part.images for part in parts))
 
 
-def run_cell(
+@dataclass(frozen=True)
+class PreparedCell:
+    """A cell that can be trained: its pictures, its task and its victim."""
+
+    cell: Cell
+    data: CellData
+    task: Task
+    victim: Victim
+
+
+def prepare_cell(
     cell: Cell,
     config: EvaluateConfig,
     folders: GridFolders,
-    cache: TensorCache,
+    sets: PictureSets,
     device: torch.device,
-    *,
-    origin: Mapping[str, Any],
-) -> dict[str, Any]:
-    """Train and score one cell, from its last state where it was stopped; writes its result.
-
-    Args:
-        cell: which.
-        config: of the grid.
-        folders: of the grid.
-        cache: of pictures.
-        device: where.
-        origin: recorded in the result as it is.
-
-    Returns:
-        The content of `result.json`.
-    """
-    folder = folders.cell(cell)
-    section = config.data[cell.data]
-    entry = config.victims[cell.victim]
-    data = assemble(cell, config, cache)
+) -> PreparedCell:
+    """What a cell needs before its training begins."""
+    section, entry = config.data[cell.data], config.victims[cell.victim]
+    data = assemble(cell, config, sets)
     dataset = split_config(section, "train", folders.pictures(cell.data))
     task = build_task(dataset, section, entry.recipe)
     # One cell's weights depend on its seed alone, never on what ran before it in this process.
@@ -233,22 +237,46 @@ def run_cell(
         image_size=entry.recipe.image_size,
         train_only=entry.train_only,
     ).to(device)
-    saver = StateSaver(folder / STATE, every=config.checkpoint_seconds)
+    return PreparedCell(cell, data, task, victim)
+
+
+def run_cell(
+    ready: PreparedCell, config: EvaluateConfig, folder: Path, *, origin: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Train and score one cell, from its last state where it was stopped; writes its result.
+
+    Args:
+        ready: which.
+        config: of the grid.
+        folder: of the cell.
+        origin: recorded in the result as it is.
+
+    Returns:
+        The content of `result.json`.
+    """
+    cell, data, task, victim = ready.cell, ready.data, ready.task, ready.victim
     started = time.monotonic()
-    state = fit(
-        victim,
-        data.train,
-        recipe=entry.recipe,
-        task=task,
-        validation=data.validation,
-        clean_test=data.clean_test,
-        clean_part=data.clean_part,
-        seed=cell.seed,
-        epoch_size=data.epoch_size,
-        defence=cell.defence,
-        state=saver.load(),
-        on_epoch=saver,
-    )
+    with stop_signals() as asked:
+        saver = StateSaver(
+            folder / STATE,
+            seconds=config.checkpoint_seconds,
+            steps=config.checkpoint_steps,
+            asked=asked,
+        )
+        state = fit(
+            victim,
+            data.train,
+            recipe=config.victims[cell.victim].recipe,
+            task=task,
+            validation=data.validation,
+            clean_test=data.clean_test,
+            clean_part=data.clean_part,
+            seed=cell.seed,
+            epoch_size=data.epoch_size,
+            defence=cell.defence,
+            state=saver.load(),
+            keeper=saver,
+        )
     result = {
         "cell": asdict(cell),
         "metric": task.metric,
@@ -260,13 +288,15 @@ def run_cell(
         "scores": _scores(victim, state, task, data),
         "curve": state.curve,
         "seconds": round(time.monotonic() - started, 1),
-        "device": str(device),
+        "device": str(next(victim.parameters()).device),
+        "ranks": distributed.world_size(),
         "origin": dict(origin),
     }
-    _write_examples(folder, victim, task, data, config.num_examples)
-    with atomic_write(folder / RESULT, "w") as file:
-        json.dump(result, file, indent=1)
-    (folder / STATE).unlink(missing_ok=True)
+    if distributed.is_main():
+        _write_examples(folder, victim, task, data, config.num_examples)
+        with atomic_write(folder / RESULT, "w") as file:
+            json.dump(result, file, indent=1)
+        (folder / STATE).unlink(missing_ok=True)
     return result
 
 
@@ -293,48 +323,13 @@ def _scores(
     }
 
 
-class StateSaver:
-    """Writes a fit's state now and then, and finds it again.
-
-    Args:
-        path: the file.
-        every: seconds of training between two writes.
-    """
-
-    def __init__(self, path: Path, *, every: float) -> None:
-        self.path, self.every = path, every
-        self._last = time.monotonic()
-
-    def __call__(self, state: FitState) -> None:
-        """Write where it is time."""
-        if time.monotonic() - self._last < self.every:
-            return
-        values = {**vars(state)}
-        buffer = io.BytesIO()
-        torch.save(values, buffer)
-        atomic_write_bytes(self.path, buffer.getvalue())
-        self._last = time.monotonic()
-
-    def load(self) -> FitState | None:
-        """The last state on the CPU, or None.
-
-        Raises:
-            UserError: the file is damaged.
-        """
-        if not self.path.is_file():
-            return None
-        values = read_weight_file(self.path, remedy="delete it and the cell begins again").content
-        _log.info("%s: goes on after epoch %d", self.path.parent.name, values["epoch"])
-        return FitState(**values)
-
-
 def _write_examples(folder: Path, victim: Victim, task: Task, data: CellData, count: int) -> None:
     """Predictions of a few test pictures, for the report; they stay in the run directory."""
     total = len(data.clean_test)
     rows = [total * i // count for i in range(min(count, total))] if count else []
     if not rows:
         return
-    chosen = data.clean_test.select(rows)
+    chosen = data.clean_test.load(rows)
     labels, predicted = task.label_maps(victim, chosen)
     buffer = io.BytesIO()
     np.savez_compressed(

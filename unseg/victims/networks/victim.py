@@ -70,6 +70,19 @@ class Victim(nn.Module):
         self.divisor = divisor
         for name, values in zip(("mean", "std"), statistics, strict=True):
             self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
+        self.has_frozen_norms = False
+
+    def freeze_norms(self) -> None:
+        """From now on batch norm works with the statistics and factors that it has."""
+        self.has_frozen_norms = True
+        freeze_norms(self)
+
+    def train(self, mode: bool = True) -> Victim:
+        """As any module's; frozen batch norm stays as it is."""
+        super().train(mode)
+        if self.has_frozen_norms:
+            freeze_norms(self)
+        return self
 
     def translated(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """The tensors of a file, under the network's names where the file has official ones."""
@@ -127,6 +140,17 @@ class ObjectVictim(Victim):
                 exactly one mask answers each, in order.
         """
         raise NotImplementedError
+
+
+def batch_norms(network: nn.Module) -> list[nn.Module]:
+    """Layers with statistics of batches."""
+    return [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+
+
+def freeze_norms(network: nn.Module) -> None:
+    """Let batch norm move neither its statistics nor its factors."""
+    for norm in batch_norms(network):
+        norm.eval().requires_grad_(False)
 
 
 def channels_last(images: Tensor) -> Tensor:

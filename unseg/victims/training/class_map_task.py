@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -10,9 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unseg.metrics import ConfusionMatrix, boundary_iou, constant_prediction
+from unseg.utils import distributed
+from unseg.victims.data.picture_set import Pictures
 from unseg.victims.data.segments import label_targets
 from unseg.victims.data.tensor_set import IGNORED_LABEL, TensorSet, as_input, unfit_logits
 from unseg.victims.networks.victim import ObjectVictim, Victim, autocast, channels_last
+from unseg.victims.training.portion import Portion
 
 
 class Task(Protocol):
@@ -28,19 +32,27 @@ class Task(Protocol):
         """C, of the victim."""
         ...
 
-    def loss(self, victim: Any, images: Tensor, target: Any, *, dice: bool) -> Tensor:
-        """Loss on a batch of `TensorSet.batch`."""
+    def loss(
+        self,
+        victim: Any,
+        images: Tensor,
+        target: Any,
+        *,
+        dice: bool,
+        portion: Portion | None = None,
+    ) -> Tensor:
+        """Loss on an augmented batch, or the contribution of a portion of one."""
         ...
 
-    def score(self, victim: Any, data: TensorSet) -> float:
-        """The score of a whole set, in [0, 1]."""
+    def score(self, victim: Any, data: Pictures) -> float:
+        """The score of a whole set, in [0, 1], the same on every process."""
         ...
 
-    def details(self, victim: Any, data: TensorSet) -> dict[str, float]:
+    def details(self, victim: Any, data: Pictures) -> dict[str, float]:
         """All scores of a whole set; `score` is among them."""
         ...
 
-    def floor(self, test: TensorSet) -> float:
+    def floor(self, test: Pictures) -> float:
         """Score of the trivial predictor."""
         ...
 
@@ -78,22 +90,31 @@ class ClassMapTask:
         """What tables call the score."""
         return "IoU" if self.task == "foreground" else "mIoU"
 
-    def loss(self, victim: Victim, images: Tensor, target: Any, *, dice: bool) -> Tensor:
+    def loss(
+        self,
+        victim: Victim,
+        images: Tensor,
+        target: Any,
+        *,
+        dice: bool,
+        portion: Portion | None = None,
+    ) -> Tensor:
         """Loss on pictures (B, 3, S, S) in [0, 1] with labels (B, S, S).
 
         A victim that learns segments takes each class of a label as one.
         """
         with autocast(images.device, self.precision):
             if isinstance(victim, ObjectVictim):
-                return victim.loss(images, label_targets(target, self.num_classes))
+                loss = victim.loss(images, label_targets(target, self.num_classes))
+                return loss if portion is None else portion.of_mean(loss)
             logits = victim(images)
-        return segmentation_loss(logits.float(), target, dice=dice)
+        return segmentation_loss(logits.float(), target, dice=dice, portion=portion)
 
-    def score(self, victim: Victim, data: TensorSet) -> float:
+    def score(self, victim: Victim, data: Pictures) -> float:
         """The score that tables show, of a whole set."""
         return self.main(self.count(victim, data))
 
-    def floor(self, test: TensorSet) -> float:
+    def floor(self, test: Pictures) -> float:
         """Score of the predictor that has learnt nothing, the floor of protection.
 
         0 for foreground IoU; for the mean IoU what calling everything the most frequent class (the
@@ -101,7 +122,10 @@ class ClassMapTask:
         """
         if self.task == "foreground":
             return 0.0
-        pixels = test.class_pixels(self.num_classes)
+        pixels = torch.zeros(self.num_classes, dtype=torch.int64)
+        for _, batch in scored_batches(test, self.batch_size):
+            pixels += batch.class_pixels(self.num_classes)
+        pixels = distributed.all_reduce_sum(pixels)
         return self.main(constant_prediction(pixels, int(pixels.argmax())))
 
     @torch.no_grad()
@@ -112,28 +136,31 @@ class ClassMapTask:
         return data.labels, predicted
 
     @torch.no_grad()
-    def count(self, victim: Victim, data: TensorSet) -> ConfusionMatrix:
+    def count(self, victim: Victim, data: Pictures) -> ConfusionMatrix:
         """Confusion matrix over a whole set."""
         counts = ConfusionMatrix(self.num_classes, IGNORED_LABEL)
-        for predicted, labels in self._predictions(victim, data):
+        for _, predicted, labels in self._predictions(victim, data):
             counts.update(predicted, labels)
+        counts.matrix = distributed.all_reduce_sum(counts.matrix)
         return counts
 
     @torch.no_grad()
-    def details(self, victim: Victim, data: TensorSet) -> dict[str, float]:
+    def details(self, victim: Victim, data: Pictures) -> dict[str, float]:
         """All scores of a set: `score`, `accuracy`, and Dice and boundary IoU of foreground."""
         counts = ConfusionMatrix(self.num_classes, IGNORED_LABEL)
-        borders = []
-        for predicted, labels in self._predictions(victim, data):
+        borders: list[tuple[int, list[float]]] = []
+        for row, predicted, labels in self._predictions(victim, data):
             counts.update(predicted, labels)
             if self.task == "foreground":
                 counted = labels != IGNORED_LABEL
                 found, true = (predicted == 1) & counted, (labels == 1) & counted
-                borders.append(boundary_iou(found[:, None], true[:, None]))
+                borders.append((row, boundary_iou(found[:, None], true[:, None]).tolist()))
+        counts.matrix = distributed.all_reduce_sum(counts.matrix)
         scores = {"score": self.main(counts), "accuracy": counts.accuracy()}
         if self.task == "foreground":
+            values = [value for part in distributed.in_turn(borders) for value in part]
             scores["dice"] = counts.foreground_dice()
-            scores["boundary_iou"] = float(torch.cat(borders).mean())
+            scores["boundary_iou"] = float(torch.tensor(values).mean())
         return scores
 
     def predict(self, victim: Victim, images: Tensor) -> Tensor:
@@ -142,40 +169,67 @@ class ClassMapTask:
         with autocast(device, self.precision):
             return victim(channels_last(as_input(images.to(device)))).float()
 
-    def _predictions(self, victim: Victim, data: TensorSet) -> Any:
+    def _predictions(self, victim: Victim, data: Pictures) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """Row of the first picture, predicted classes and labels, of some pictures at a time."""
         was_training = victim.training
         victim.eval()
-        for start in range(0, len(data), self.batch_size):
-            rows = slice(start, start + self.batch_size)
-            logits = self.predict(victim, data.images[rows])
-            if data.native_labels is None:
-                yield logits.argmax(1).cpu(), data.labels[rows]
+        for first, batch in scored_batches(data, self.batch_size):
+            logits = self.predict(victim, batch.images)
+            if batch.native_labels is None:
+                yield first, logits.argmax(1).cpu(), batch.labels
                 continue
-            for i, label in enumerate(data.native_labels[rows]):
-                native = unfit_logits(logits[i : i + 1], data.extents[start + i], label.shape)
-                yield native.argmax(1).cpu(), torch.from_numpy(label)[None]
+            for i, label in enumerate(batch.native_labels):
+                native = unfit_logits(logits[i : i + 1], batch.extents[i], label.shape)
+                yield first + i, native.argmax(1).cpu(), torch.from_numpy(label)[None]
         victim.train(was_training)
 
 
-def segmentation_loss(logits: Tensor, target: Tensor, *, dice: bool = False) -> Tensor:
+def scored_batches(data: Pictures, batch_size: int) -> Iterator[tuple[int, TensorSet]]:
+    """The batches of a set that this process scores, each with the row of its first picture.
+
+    Batches are dealt out to the processes that work together, and are the same whatever their
+    number.
+    """
+    step = batch_size * distributed.world_size()
+    firsts = range(batch_size * distributed.rank(), len(data), step)
+    chunks = [range(first, min(first + batch_size, len(data))) for first in firsts]
+    return zip(firsts, data.batches(chunks), strict=True)
+
+
+def segmentation_loss(
+    logits: Tensor, target: Tensor, *, dice: bool = False, portion: Portion | None = None
+) -> Tensor:
     """Cross-entropy over the pixels that count, optionally with the soft Dice loss.
 
     Args:
         logits: (B, C, H, W).
         target: (B, H, W) int64, `IGNORED_LABEL` where nothing counts.
         dice: add `1 - mean Dice` over the classes but the first, sums running over the batch.
+        portion: where these are a part of a batch.
 
     Returns:
-        Scalar; 0 (with a gradient of 0) where nothing counts at all.
+        Scalar; 0 (with a gradient of 0) where nothing counts at all. Of a portion: what it
+        contributes.
     """
     counted = (target != IGNORED_LABEL).float()
     per_pixel = F.cross_entropy(logits, target, ignore_index=IGNORED_LABEL, reduction="none")
-    loss = per_pixel.sum() / counted.sum().clamp(min=1)
+    total = counted.sum() if portion is None or portion.counted is None else portion.counted
+    loss = per_pixel.sum() / total.clamp(min=1)
     if not dice:
         return loss
+    overlap, sizes = dice_sums(logits, target)
+    if portion is None:
+        return loss + 1 - ((2 * overlap + 1) / (sizes + 1)).mean()
+    overlap, sizes = portion.whole(overlap), portion.whole(sizes)
+    return loss + portion.of_joint(1 - ((2 * overlap + 1) / (sizes + 1)).mean())
+
+
+def dice_sums(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """(C - 1,) overlap and summed sizes of prediction and label, of each class but the first."""
+    counted = (target != IGNORED_LABEL).float()
     probabilities = logits.softmax(1) * counted[:, None]
     classes = torch.where(target == IGNORED_LABEL, 0, target)
     truth = F.one_hot(classes, logits.shape[1]).permute(0, 3, 1, 2) * counted[:, None]
     overlap = (probabilities * truth).sum((0, 2, 3))[1:]
     sizes = (probabilities.sum((0, 2, 3)) + truth.sum((0, 2, 3)))[1:]
-    return loss + 1 - ((2 * overlap + 1) / (sizes + 1)).mean()
+    return overlap, sizes

@@ -17,7 +17,7 @@ from unseg.config.evaluate import RecipeConfig
 from unseg.utils.errors import UserError
 from unseg.utils.seed import derive_seed, torch_generator
 from unseg.victims.data.augment import augment
-from unseg.victims.data.tensor_set import TensorSet
+from unseg.victims.data.picture_set import Pictures
 from unseg.victims.networks.victim import Victim, channels_last
 from unseg.victims.training.adversarial import as_tested
 from unseg.victims.training.class_map_task import Task
@@ -57,7 +57,7 @@ class CleanLastLayer:
     """
 
     def __init__(
-        self, victim: Victim, clean: TensorSet, task: Task, recipe: RecipeConfig, *, seed: int
+        self, victim: Victim, clean: Pictures, task: Task, recipe: RecipeConfig, *, seed: int
     ) -> None:
         self.victim, self.clean, self.task, self.seed = victim, clean, task, seed
         self.recipe = recipe
@@ -94,8 +94,7 @@ class CleanLastLayer:
         for _ in range(STEPS):
             rows = torch.randint(len(self.clean), (self.recipe.batch_size,), generator=rng)
             pictures, target = augment(
-                self.clean,
-                rows,
+                self.clean.load(rows.tolist()),
                 crop=self.recipe.image_size,
                 scale=(1.0, 1.0),
                 flip=self.recipe.flip,

@@ -16,10 +16,17 @@ from torch import Tensor
 
 from unseg.metrics import boundary_iou, iou
 from unseg.panoptic_quality import OPEN_GROUND, PanopticQuality
+from unseg.utils import distributed
+from unseg.victims.data.picture_set import Pictures
 from unseg.victims.data.segments import Found, Frame, Segments, mask_boxes, paint
 from unseg.victims.data.tensor_set import IGNORED_LABEL, TensorSet, as_input
 from unseg.victims.networks.victim import ObjectVictim, autocast, channels_last
 from unseg.victims.training.average_precision import AveragePrecision
+from unseg.victims.training.class_map_task import scored_batches
+from unseg.victims.training.portion import Portion
+
+Prompted = tuple[int, str, Tensor, Tensor]
+"""Row, key, true and found masks (K, H, W) of a picture, in the order of the prompts."""
 
 METRICS = {
     "panoptic": "PQ",
@@ -58,20 +65,31 @@ class ObjectTask:
         return METRICS[self.task]
 
     def loss(
-        self, victim: ObjectVictim, images: Tensor, target: Any, *, dice: bool = False
+        self,
+        victim: ObjectVictim,
+        images: Tensor,
+        target: Any,
+        *,
+        dice: bool = False,
+        portion: Portion | None = None,
     ) -> Tensor:
-        """The victim's own loss on pictures (B, 3, S, S) in [0, 1] and their targets."""
+        """The victim's own loss on pictures (B, 3, S, S) in [0, 1] and their targets.
+
+        Each family divides by its own number of objects, so the loss of a batch in several parts
+        is the mean of theirs, as in the programs of the families themselves.
+        """
         del dice  # each family has a loss of its own
         with autocast(images.device, self.precision):
-            return victim.loss(images, target)
+            loss = victim.loss(images, target)
+        return loss if portion is None else portion.of_mean(loss)
 
-    def score(self, victim: ObjectVictim, data: TensorSet) -> float:
+    def score(self, victim: ObjectVictim, data: Pictures) -> float:
         """The score that tables show, of a whole set."""
         if self.task not in ("instance", "detection"):
             return self.details(victim, data)["score"]
         return self._precision(victim, data).compute(self._kind, self._classes)["ap"]
 
-    def details(self, victim: ObjectVictim, data: TensorSet) -> dict[str, float]:
+    def details(self, victim: ObjectVictim, data: Pictures) -> dict[str, float]:
         """All scores of a set.
 
         `score` is PQ, AP or mIoU; beside it stand sq, rq and PQ of things and stuff, AP by size and
@@ -89,16 +107,18 @@ class ObjectTask:
             scores["box_ap"] = found.compute("bbox", self._classes)["ap"]
         return scores
 
-    def floor(self, test: TensorSet) -> float:
+    def floor(self, test: Pictures) -> float:
         """Score of the trivial predictor: 0 for PQ and AP; for prompts, that of the filled box."""
         if self.task != "interactive":
             return 0.0
-        rows = []
-        for row in range(len(test)):
-            truth, _ = test.scored(row)
-            masks = torch.from_numpy(truth.masks()[~truth.is_crowd])
-            rows.append((row, masks, _filled(mask_boxes(masks), truth.size)))
-        return self._interactive((test.keys[i], true, filled) for i, true, filled in rows)["score"]
+        return self._interactive(self._filled_boxes(test))["score"]
+
+    def _filled_boxes(self, test: Pictures) -> Iterator[Prompted]:
+        for first, batch in scored_batches(test, self.batch_size):
+            for i, key in enumerate(batch.keys):
+                truth, _ = batch.scored(i)
+                masks = torch.from_numpy(truth.masks()[~truth.is_crowd])
+                yield first + i, key, masks, _filled(mask_boxes(masks), truth.size)
 
     def label_maps(self, victim: ObjectVictim, data: TensorSet) -> tuple[Tensor, Tensor]:
         """Objects of a few pictures in a figure's colours: label and prediction, (N, S, S) uint8.
@@ -129,46 +149,45 @@ class ObjectTask:
 
     @torch.no_grad()
     def _found(
-        self, victim: ObjectVictim, data: TensorSet
+        self, victim: ObjectVictim, batch: TensorSet
     ) -> Iterator[tuple[str, Segments, Found]]:
         """Key, label and prediction of every picture; predictions are on the CPU."""
         was_training = victim.training
         victim.eval()
         device = next(victim.parameters()).device
-        for start in range(0, len(data), self.batch_size):
-            rows = range(start, min(start + self.batch_size, len(data)))
-            scored = [data.scored(row) for row in rows]
-            images = channels_last(as_input(data.images[start : rows.stop].to(device)))
-            boxes = None
-            if self.task == "interactive":
-                boxes = [_prompts(truth, frame).to(device) for truth, frame in scored]
-            with autocast(device, self.precision):
-                found = victim.find(
-                    images, [f for _, f in scored], task=self.task, things=self.things, boxes=boxes
-                )
-            for row, (truth, _), answer in zip(rows, scored, found, strict=True):
-                masks = None if answer.masks is None else answer.masks.cpu()
-                yield (
-                    data.keys[row],
-                    truth,
-                    Found(
-                        answer.categories.cpu(),
-                        answer.scores.float().cpu(),
-                        answer.boxes.cpu(),
-                        masks,
-                    ),
-                )
+        scored = [batch.scored(row) for row in range(len(batch))]
+        images = channels_last(as_input(batch.images.to(device)))
+        boxes = None
+        if self.task == "interactive":
+            boxes = [_prompts(truth, frame).to(device) for truth, frame in scored]
+        with autocast(device, self.precision):
+            found = victim.find(
+                images, [f for _, f in scored], task=self.task, things=self.things, boxes=boxes
+            )
         victim.train(was_training)
+        for key, (truth, _), answer in zip(batch.keys, scored, found, strict=True):
+            masks = None if answer.masks is None else answer.masks.cpu()
+            on_cpu = (answer.categories.cpu(), answer.scores.float().cpu(), answer.boxes.cpu())
+            yield key, truth, Found(*on_cpu, masks)
 
-    def _precision(self, victim: ObjectVictim, data: TensorSet) -> AveragePrecision:
+    def _share(
+        self, victim: ObjectVictim, data: Pictures
+    ) -> Iterator[tuple[int, str, Segments, Found]]:
+        """Row, key, label and prediction of the pictures that this process scores."""
+        for first, batch in scored_batches(data, self.batch_size):
+            for i, picture in enumerate(self._found(victim, batch)):
+                yield first + i, *picture
+
+    def _precision(self, victim: ObjectVictim, data: Pictures) -> AveragePrecision:
         metric = AveragePrecision(self.num_classes, with_masks=self.task == "instance")
-        for _, truth, found in self._found(victim, data):
-            metric.update(truth, found)
+        for row, _, truth, found in self._share(victim, data):
+            metric.update(row, truth, found)
+        metric.join()
         return metric
 
-    def _panoptic(self, victim: ObjectVictim, data: TensorSet) -> dict[str, float]:
+    def _panoptic(self, victim: ObjectVictim, data: Pictures) -> dict[str, float]:
         metric = PanopticQuality(self.num_classes)
-        for _, truth, found in self._found(victim, data):
+        for _, _, truth, found in self._share(victim, data):
             target = paint(truth.masks(), range(len(truth)))
             target[(target < 0) & ~truth.void_mask()] = OPEN_GROUND
             assert found.masks is not None
@@ -180,6 +199,8 @@ class ObjectTask:
                 torch.from_numpy(truth.categories),
                 torch.from_numpy(truth.is_crowd),
             )
+        for name in ("hits", "false_alarms", "misses", "overlap"):
+            setattr(metric, name, distributed.all_reduce_sum(getattr(metric, name)))
         chosen = set(self.score_classes or range(self.num_classes))
         whole = metric.score(sorted(chosen))
         scores = {"score": whole.pq, "sq": whole.sq, "rq": whole.rq}
@@ -188,23 +209,23 @@ class ObjectTask:
                 scores[name] = metric.score(sorted(chosen & part)).pq
         return scores
 
-    def _prompted(
-        self, victim: ObjectVictim, data: TensorSet
-    ) -> Iterator[tuple[str, Tensor, Tensor]]:
-        """Key, true and found masks (K, H, W) of every picture, in the order of the prompts."""
-        for key, truth, found in self._found(victim, data):
+    def _prompted(self, victim: ObjectVictim, data: Pictures) -> Iterator[Prompted]:
+        for row, key, truth, found in self._share(victim, data):
             assert found.masks is not None
-            yield key, torch.from_numpy(truth.masks()[~truth.is_crowd]), found.masks
+            yield row, key, torch.from_numpy(truth.masks()[~truth.is_crowd]), found.masks
 
-    def _interactive(self, pictures: Iterator[tuple[str, Tensor, Tensor]]) -> dict[str, float]:
+    def _interactive(self, pictures: Iterator[Prompted]) -> dict[str, float]:
         """Mean of the objects of a picture, then of pictures, then of data sets."""
-        scores: dict[str, list[tuple[float, float]]] = {}
-        for key, true, found in pictures:
+        own: list[tuple[int, tuple[str, float, float]]] = []
+        for row, key, true, found in pictures:
             if not len(true):
                 continue
             both = [f(found[:, None], true[:, None]).mean().item() for f in (iou, boundary_iou)]
             group = max((g for g in self.groups if key.startswith(g)), key=len, default="")
-            scores.setdefault(group, []).append((both[0], both[1]))
+            own.append((row, (group, both[0], both[1])))
+        scores: dict[str, list[tuple[float, float]]] = {}
+        for group, overlap, border in distributed.in_turn(own):
+            scores.setdefault(group, []).append((overlap, border))
         means = {
             group: [statistics.fmean(values) for values in zip(*rows, strict=True)]
             for group, rows in sorted(scores.items())

@@ -10,42 +10,70 @@ probability 1/2, then one of the colour operations of TrivialAugment (S. Mueller
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from unseg.victims.data.share import WHOLE, Share
 
 PROBABILITY = 0.5
 ROUGHNESS = (0.3, 0.7)
 INTENSITY = (0.25, 0.75)
 
 
-def erase(images: Tensor, *, generator: torch.Generator) -> Tensor:
+def erase(images: Tensor, *, generator: torch.Generator, share: Share = WHOLE) -> Tensor:
     """Each picture of a batch through a random composition of its own.
 
     Args:
         images: (B, 3, H, W) float in [0, 1].
         generator: CPU random generator.
+        share: what the pictures are of the whole batch; draws are made for all of it.
 
     Returns:
         (B, 3, H, W) float in [0, 1].
     """
-    return torch.stack([_erase_one(image, generator) for image in images])
+    erased = []
+    for image in images:
+        for rank in range(share.ranks):
+            if rank == share.rank:
+                erased.append(_erase_one(image, generator))
+            else:
+                _pass_over(image.shape[-2:], generator)
+    return torch.stack(erased)
+
+
+def _pass_over(size: Sequence[int], rng: torch.Generator) -> None:
+    """Draw what another process draws for one of its pictures of (H, W)."""
+    draw = torch.rand(6, generator=rng).tolist()
+    for _ in range((draw[0] < PROBABILITY) + (draw[3] < PROBABILITY)):
+        for side in _cloud_sides(size[0], size[1]):
+            torch.rand(side, side, generator=rng)
+    if draw[5] < PROBABILITY:
+        torch.randperm(3, generator=rng)
+    torch.randint(len(_operations()), (), generator=rng)
+    torch.rand((), generator=rng)
+    torch.rand((), generator=rng)
 
 
 def plasma(height: int, width: int, *, roughness: float, generator: torch.Generator) -> Tensor:
     """(H, W) cloud in [0, 1]: ever finer random grids, each `roughness` times the last."""
     total = torch.zeros(height, width)
     weight = 1.0
-    for level in range(1, max(2, math.ceil(math.log2(max(height, width)))) + 1):
-        side = 2**level
-        grid = torch.rand(1, 1, side + 1, side + 1, generator=generator)
+    for side in _cloud_sides(height, width):
+        grid = torch.rand(1, 1, side, side, generator=generator)
         fine = F.interpolate(grid, (height, width), mode="bilinear", align_corners=True)
         total += weight * fine[0, 0]
         weight *= roughness
     low, high = total.min(), total.max()
     return (total - low) / (high - low).clamp(min=1e-6)
+
+
+def _cloud_sides(height: int, width: int) -> list[int]:
+    """Sides of the grids that a cloud of (height, width) is made of."""
+    levels = max(2, math.ceil(math.log2(max(height, width))))
+    return [2**level + 1 for level in range(1, levels + 1)]
 
 
 def _erase_one(image: Tensor, rng: torch.Generator) -> Tensor:
