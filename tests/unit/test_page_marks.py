@@ -131,3 +131,11 @@ def test_the_page_says_where_the_mask_comes_from(picture, marks, words):
     assert words in text
     if marks.points:
         assert "GrabCut" in text or "Segment Anything" in text
+
+
+def test_the_widest_brush_covers_a_long_narrow_picture():
+    path = ((0.0, 1.0), (150_000.0, 1.0))
+    stroke = Stroke(radius=40_000, is_eraser=False, path=path)
+    mask = paint(np.zeros((3, 300_000), bool), [stroke])
+    assert mask[:, :189_990].all()
+    assert not mask[:, 190_010:].any()

@@ -205,6 +205,16 @@ def test_windows_share_nothing_and_leave_nothing(tmp_path, pictures):
     assert list((tmp_path / "page").iterdir()) == []
 
 
+def test_a_window_keeps_the_noise_of_one_picture_in_memory(tmp_path, pictures):
+    handlers = Handlers(Sessions(tmp_path / "page", Limits()), protector(), lambda **change: change)
+    names = ["plain.png", "grey.png"]
+    handlers.load("a", [str(pictures[name]) for name in names])
+    for name in names:
+        handlers.strength("a", name, 8, 2)
+    uploads = handlers.sessions.of("a").uploads
+    assert [uploads[name].cached is None for name in names] == [True, False]
+
+
 def test_marking_again_takes_an_old_result_away(tmp_path, pictures):
     handlers = Handlers(Sessions(tmp_path / "page", Limits()), protector(), lambda **change: change)
     handlers.load("a", [str(pictures["plain.png"])])

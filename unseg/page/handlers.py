@@ -112,6 +112,9 @@ class Handlers:
             upload = session.uploads.get(key or "")
             if upload is None:
                 return {"psnr": ""}
+            for other in session.uploads.values():
+                if other is not upload:
+                    other.cached = None  # a window keeps the noise of one picture
             try:
                 psnr, is_estimate = self.protector.psnr(
                     upload, epsilon=epsilon, epsilon_bg=epsilon_bg

@@ -26,6 +26,10 @@ from unseg.utils.errors import UserError
 _MOST = {"points": 64, "boxes": 64, "strokes": 2000}
 _MOST_VERTICES = 20000
 
+_WIDEST_LINE = 32767
+"""Pixels across, OpenCV's bound. It is met on pictures longer than 80,000 pixels alone, which are
+so narrow that a wider line would cover nothing more between its ends."""
+
 _FOUND_BY = {
     "points:sam": "Segment Anything made the mask from your points",
     "points:grabcut": (
@@ -160,7 +164,8 @@ def paint(mask: np.ndarray, strokes: Sequence[Stroke]) -> np.ndarray:
         path = np.round(np.array(stroke.path)).astype(np.int32)
         radius = max(round(stroke.radius), 1)
         if len(path) > 1:
-            cv2.polylines(canvas, [path], False, value, thickness=2 * radius)
+            width = min(2 * radius, _WIDEST_LINE)
+            cv2.polylines(canvas, [path], False, value, thickness=width)
         for x, y in (path[0].tolist(), path[-1].tolist()):
             cv2.circle(canvas, (x, y), radius, value, -1)
     return canvas.astype(bool)

@@ -233,8 +233,11 @@ def comparison(upload: Upload) -> dict[str, str]:
     assert upload.entry is not None
     clean, protected = read_picture(upload.path), read_picture(upload.output)
     limit = max(upload.entry["budget"])
-    noise = amplified(clean.pixels, protected.pixels, limit=limit)
-    noise = reduced(noise, VIEW_SIDE, interpolation=cv2.INTER_NEAREST)
+    few = (
+        reduced(one.pixels, VIEW_SIDE, interpolation=cv2.INTER_NEAREST)
+        for one in (clean, protected)
+    )
+    noise = amplified(*few, limit=limit)
     noise = noise if noise.shape[2] == 3 else np.repeat(noise, 3, axis=2)
     return {
         "before": view_uri(clean),
