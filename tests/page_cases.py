@@ -30,7 +30,8 @@ KINDS = ("plain.png", "portrait.jpg", "clear.png", "grey.png", "deep.png", "prof
 
 LOADED = (
     "plain.png: 120 x 90 pixels, 8-bit colour.",
-    "portrait.jpg: 90 x 120 pixels, 8-bit colour (turned upright as its EXIF tag says).",
+    "portrait.jpg: 90 x 120 pixels, 8-bit colour (left out: EXIF; turned upright as its EXIF tag "
+    "says).",
     "clear.png: 120 x 90 pixels, 8-bit colour with transparency.",
     "grey.png: 120 x 90 pixels, 8-bit grey.",
     "deep.png: 120 x 90 pixels, 16-bit colour.",

@@ -14,40 +14,32 @@ import numpy as np
 import pytest
 from browser_cases import started_browser
 from page_cases import LOADED, check_archive, connections, make_pictures, served
+from page_visitor import (
+    at,
+    check_narrow,
+    download,
+    drag,
+    keys,
+    load,
+    mask_text,
+    open_page,
+    press,
+    protect,
+    tab_to,
+    upload_by_keyboard,
+)
 
 from unseg.io.pictures import read_picture
 from unseg.page import handlers
 
 pytest.importorskip("gradio", reason="gradio is missing: pip install -e .[demo]")
-playwright = pytest.importorskip(
-    "playwright.sync_api", reason="playwright is missing: pip install playwright"
-)
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
-
-WAIT = 90_000
-
-NAME = """e => (e.getAttribute("aria-label") || e.innerText ||
-    (e.labels && e.labels[0] ? e.labels[0].innerText : "")).trim()"""
-FOCUSED = f"({NAME})(document.activeElement)"
-CONTROLS = f"""() => [...document.querySelectorAll("button, input, canvas, summary, a[href]")]
-    .filter((e) => e.checkVisibility() && e.type !== "file")
-    .map((e) => {{
-        e.scrollIntoView({{ block: "center" }});
-        const frame = e.getBoundingClientRect();
-        const [x, y] = [frame.left + frame.width / 2, frame.top + frame.height / 2];
-        const hit = document.elementFromPoint(x, y);
-        return {{
-            name: ({NAME})(e), left: frame.left, right: frame.right,
-            is_hit: hit !== null && e.contains(hit),
-            is_cut: e.tagName === "BUTTON" && e.scrollWidth > e.clientWidth + 1,
-        }};
-    }})"""
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with started_browser() as chromium:
-        yield chromium
+    with started_browser() as started:
+        yield started
 
 
 @pytest.fixture(scope="module")
@@ -89,14 +81,8 @@ def open_window(browser, server, wait_until_gone) -> Iterator[Any]:
         context = browser.new_context(viewport={"width": width, "height": height})
         contexts.append(context)
         context.on("request", lambda request: asked.append(request.url))
-        page = context.new_page()
-        page.set_default_timeout(WAIT)
-        page.on("websocket", lambda socket: asked.append(socket.url))
-        page.goto(server.url)
-        # The last script of the page to run: before it, nothing listens.
-        page.wait_for_function("document.querySelector('.unseg-hint')?.textContent")
-        page.get_by_role("button", name="Protect this picture").wait_for()
-        return page
+        context.on("page", lambda page: page.on("websocket", lambda s: asked.append(s.url)))
+        return open_page(context, server.url)
 
     yield open_one
     folders = list(server.sessions.folder.glob("window-*"))
@@ -106,49 +92,6 @@ def open_window(browser, server, wait_until_gone) -> Iterator[Any]:
     assert asked
     hosts = {urlsplit(url).hostname for url in asked if not url.startswith(("data:", "blob:"))}
     assert hosts == {"127.0.0.1"}
-
-
-def load(page: Any, *paths: Path) -> None:
-    page.set_input_files("input[type=file]", [str(path) for path in paths])
-    page.wait_for_selector(".unseg-picture[src^=data]")
-
-
-def mask_text(page: Any, words: str) -> None:
-    page.get_by_text(words).first.wait_for()
-
-
-def at(page: Any, x: float, y: float) -> tuple[float, float]:
-    """Window position of a point given as parts of the picture."""
-    canvas = page.locator(".unseg-view canvas")
-    canvas.scroll_into_view_if_needed()
-    box = canvas.bounding_box()
-    return box["x"] + x * box["width"], box["y"] + y * box["height"]
-
-
-def drag(page: Any, *path: tuple[float, float]) -> None:
-    for i, place in enumerate(path):
-        page.mouse.move(*at(page, *place))
-        if i == 0:
-            page.mouse.down()
-    page.mouse.up()
-
-
-def press(page: Any, name: str) -> None:
-    page.get_by_role("button", name=name, exact=True).click()
-
-
-def protect(page: Any) -> None:
-    press(page, "Protect this picture")
-    page.get_by_text("Measured in the written file").wait_for()
-
-
-def download(page: Any, name: str, folder: Path) -> Path:
-    link = page.get_by_text(name)
-    with page.expect_download() as started:
-        link.click()
-    path = folder / started.value.suggested_filename
-    started.value.save_as(path)
-    return path
 
 
 def test_pictures_of_every_kind_are_marked_protected_and_downloaded(
@@ -193,37 +136,6 @@ def test_pictures_of_every_kind_are_marked_protected_and_downloaded(
     check_archive(archive, pictures, tmp_path / "all", budget=8)
 
 
-def tab_to(page: Any, name: str) -> None:
-    """Press Tab until the control of that name is focused; nothing is focused from outside."""
-    passed = []
-    for _ in range(60):
-        page.keyboard.press("Tab")
-        passed.append(page.evaluate(FOCUSED))
-        if passed[-1].startswith(name):
-            return
-    pytest.fail(f"Tab does not reach {name!r}; it passes {passed}")
-
-
-def keys(page: Any, *names: str) -> None:
-    for name in names:
-        page.keyboard.press(name)
-
-
-def upload_by_keyboard(page: Any, path: Path) -> None:
-    """Open the chooser with Enter; on a busy machine the page may not answer keys at once."""
-    for attempts_left in (3, 2, 1, 0):
-        tab_to(page, "Click to upload or drop files")
-        try:
-            with page.expect_file_chooser(timeout=15_000) as chooser:
-                keys(page, "Enter")
-        except playwright.TimeoutError:
-            if not attempts_left:
-                raise
-        else:
-            chooser.value.set_files([str(path)])
-            return
-
-
 def test_everything_can_be_done_with_the_keyboard(open_window, pictures, tmp_path):
     page = open_window()
     upload_by_keyboard(page, pictures["plain.png"])
@@ -252,18 +164,6 @@ def test_everything_can_be_done_with_the_keyboard(open_window, pictures, tmp_pat
     keys(page, "ArrowLeft")
     clip = page.locator(".unseg-before").evaluate("e => e.style.clipPath")
     assert clip == "inset(0px 51% 0px 0px)"
-
-
-def check_narrow(page: Any) -> set[str]:
-    """Nothing scrolls sideways, and every control is seen whole and can be hit; their names."""
-    assert page.evaluate("document.scrollingElement.scrollWidth") <= 400
-    controls = page.evaluate(CONTROLS)
-    for control in controls:
-        assert control["left"] >= 0, control
-        assert control["right"] <= 400, control
-        assert control["is_hit"], control
-        assert not control["is_cut"], control
-    return {control["name"] for control in controls}
 
 
 def test_every_control_is_reachable_in_a_narrow_window(open_window, pictures, tmp_path):
