@@ -40,4 +40,4 @@ def grid_of(tmp_path: Path, *defences: str, **changes: object) -> EvaluateConfig
             ),
         ),
     )
-    return replace(config, **changes)  # type: ignore[arg-type]
+    return replace(config, **changes)

@@ -20,7 +20,7 @@ def randomise(module: nn.Module, seed: int) -> None:
 
 
 def tiny_generator(seed: int = 0, **arguments: object) -> Generator:
-    generator = build_generator("tiny", **arguments)  # type: ignore[arg-type]
+    generator = build_generator("tiny", **arguments)
     randomise(generator, seed)
     return generator.eval()
 
@@ -35,7 +35,7 @@ def save_sam(
     path: Path, seed: int = 7, size: str = "tiny", **arguments: object
 ) -> dict[str, Tensor]:
     """Write what Meta's file would be for a size, and return its tensors."""
-    generator = build_generator(size, **arguments)  # type: ignore[arg-type]
+    generator = build_generator(size, **arguments)
     randomise(generator, seed)
     whole = generator.state_dict()
     state = {name: value.clone() for name, value in whole.items() if "noise" not in name}

@@ -128,7 +128,7 @@ def test_killed_at_any_time_and_run_again_by_two_it_gives_the_same_table(
 def test_a_failing_cell_is_reported_and_the_others_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    methods = {**GRID["methods"], "bad": {"method": "folder", "train_root": str(tmp_path)}}  # type: ignore[dict-item]
+    methods = {**GRID["methods"], "bad": {"method": "folder", "train_root": str(tmp_path)}}
     grid = [{"data": ["scenes"], "methods": ["bad", "clean"], "victims": ["unet"]}]
     path = write(tmp_path, methods=methods, grid=grid)
     assert evaluate([str(path)]) == 1
@@ -160,7 +160,7 @@ def test_a_folder_protected_before_gives_the_scores_of_protecting_here(tmp_path:
 def test_wrong_names_are_one_line_each_and_exit_code_2(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    victims = {"unet": {**GRID["victims"]["unet"], "arch": "unett"}}  # type: ignore[index]
+    victims = {"unet": {**GRID["victims"]["unet"], "arch": "unett"}}
     grid = [{"data": ["scenes"], "methods": ["clean"], "victims": ["unet"], "defences": ["fog"]}]
     assert evaluate([str(write(tmp_path, victims=victims, grid=grid))]) == 2
     error = capsys.readouterr().err.strip().splitlines()

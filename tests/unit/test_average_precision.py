@@ -154,7 +154,7 @@ def check_against_library(
             for result in results:
                 result["bbox"] = library.toBbox(result.pop("segmentation")).tolist()
         expected = library_figures(path, [dict(r) for r in results], kind)
-        ours = metric.compute(kind)  # type: ignore[arg-type]
+        ours = metric.compute(kind)
         for name, value in zip(
             ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large"), expected, strict=True
         ):

@@ -81,7 +81,7 @@ def test_down_up_keeps_size_and_removes_the_finest_grid() -> None:
 def test_every_degradation_keeps_shape_and_range(
     function: object, value: float, picture: torch.Tensor
 ) -> None:
-    found = function(picture, value)  # type: ignore[operator]
+    found = function(picture, value)
     assert found.shape == picture.shape
     assert found.dtype == picture.dtype
     assert float(found.min()) >= -1e-6

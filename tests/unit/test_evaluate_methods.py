@@ -45,7 +45,7 @@ def grid_of(tmp_path: Path, *blocks: BlockConfig, **methods: MethodConfig) -> Ev
 
 
 def block(**choice: object) -> BlockConfig:
-    return BlockConfig(data=("scenes",), victims=("unet",), **choice)  # type: ignore[arg-type]
+    return BlockConfig(data=("scenes",), victims=("unet",), **choice)
 
 
 def test_a_method_without_a_bound_has_one_row_whatever_the_budgets(tmp_path: Path) -> None:

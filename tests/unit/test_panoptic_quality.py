@@ -35,7 +35,7 @@ def row(**lengths: int) -> torch.Tensor:
 
 def counts(found: PanopticQuality, index: int = 0) -> tuple[int, int, int]:
     values = (found.hits, found.false_alarms, found.misses)
-    return tuple(int(v[index]) for v in values)  # type: ignore[return-value]
+    return tuple(int(v[index]) for v in values)
 
 
 def test_a_perfect_prediction_scores_one() -> None:
@@ -133,7 +133,7 @@ def slow_counts(
         forgiving = set.union(void, *same)
         is_alarm = bool(found) and not is_found[i] and len(found & forgiving) <= len(found) / 2
         alarms[pred_classes[i]] += is_alarm
-    return hits, alarms, misses, overlap  # type: ignore[return-value]
+    return hits, alarms, misses, overlap
 
 
 def random_case(rng: np.random.Generator) -> tuple[object, ...]:
@@ -155,8 +155,8 @@ def test_three_hundred_random_pictures_equal_a_slow_count() -> None:
     seen = np.zeros(3)
     for number in range(300):
         case = random_case(rng)
-        found = quality(*case)  # type: ignore[arg-type]
-        hits, alarms, misses, overlap = slow_counts(*case)  # type: ignore[arg-type]
+        found = quality(*case)
+        hits, alarms, misses, overlap = slow_counts(*case)
         assert found.hits.tolist() == hits, number
         assert found.false_alarms.tolist() == alarms, number
         assert found.misses.tolist() == misses, number

@@ -265,7 +265,7 @@ def test_a_remover_learns_from_pairs_of_other_pictures(monkeypatch: pytest.Monke
 def test_a_learnt_defence_is_fitted_to_what_the_parts_before_it_leave() -> None:
     clean = pictures(8)
     known = Known(protected(clean), 8)
-    chained = ready_defence("blur-2+mean-residual", known)(known.pictures[0])  # type: ignore[index]
+    chained = ready_defence("blur-2+mean-residual", known)(known.pictures[0])
     blurred = [replace(p, image=ready_defence("blur-2")(p)) for p in known.pictures]
     alone = ready_defence("mean-residual", Known(blurred, 8))(blurred[0])
     assert torch.equal(chained, alone)

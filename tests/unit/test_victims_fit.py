@@ -32,7 +32,7 @@ def run(
             seed=5,
             state=state,
             keeper=keeper,
-            **arguments,  # type: ignore[arg-type]
+            **arguments,
         )
     except KeyboardInterrupt:
         torch.manual_seed(99)  # what another process would have drawn

@@ -237,7 +237,7 @@ def test_written_labels_read_back_as_they_were(tmp_path: Path) -> None:
 @pytest.mark.parametrize("task", ["panoptic", "detection", "interactive"])
 def test_scenes_are_loaded_as_objects(tmp_path: Path, task: str) -> None:
     scenes = SyntheticConfig(num_train=3, num_test=2, image_size=32)
-    data = VictimDataConfig(synthetic=scenes, task=task)  # type: ignore[arg-type]
+    data = VictimDataConfig(synthetic=scenes, task=task)
     make_pictures(data, tmp_path)
     dataset = split_config(data, "test", tmp_path)
     assert num_classes(dataset, task) == 1
@@ -274,7 +274,7 @@ class Oracle(torch.nn.Module):
 @pytest.mark.parametrize("name", ["panoptic", "instance", "detection", "interactive"])
 def test_an_oracle_scores_one_and_the_floor_lies_below(tmp_path: Path, name: str) -> None:
     scenes = SyntheticConfig(num_train=2, num_test=5, image_size=32)
-    data = VictimDataConfig(synthetic=scenes, task=name)  # type: ignore[arg-type]
+    data = VictimDataConfig(synthetic=scenes, task=name)
     make_pictures(data, tmp_path)
     recipe = RecipeConfig(image_size=16, epochs=1, lr=1e-3, score_at="native", eval_batch_size=2)
     dataset = split_config(data, "test", tmp_path)

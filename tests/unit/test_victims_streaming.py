@@ -59,7 +59,7 @@ def same(left: TensorSet, right: TensorSet) -> bool:
 def scenes(folder: Path, task: str, side: int) -> tuple[Any, VictimDataConfig, RecipeConfig]:
     section = VictimDataConfig(
         synthetic=SyntheticConfig(num_train=10, num_test=3, image_size=side),
-        task=task,  # type: ignore[arg-type]
+        task=task,
     )
     make_pictures(section, folder)
     recipe = dataclasses.replace(

@@ -36,7 +36,7 @@ class Server(ThreadingHTTPServer):
             "md5_prefix": hashlib.md5(CONTENT).hexdigest()[:6],
         }
         url = f"http://127.0.0.1:{self.server_port}/weights.pth"
-        return Source(url=url, use="testing", **{**known, **facts})  # type: ignore[arg-type]
+        return Source(url=url, use="testing", **{**known, **facts})
 
 
 class Handler(BaseHTTPRequestHandler):

@@ -40,8 +40,8 @@ class JsonIndex:
         try:
             for key, value, start, end in _elements(text):
                 if key == "images" and isinstance(value, dict):
-                    fields = ("id", "file_name", "height", "width")
-                    self.images.append(tuple(value.get(f) for f in fields))  # type: ignore[arg-type]
+                    name, size = value.get("file_name"), (value.get("height"), value.get("width"))
+                    self.images.append((value.get("id"), name, *size))
                 elif key == "annotations" and isinstance(value, dict):
                     owners.append(value.get("image_id"))
                     spans.append((start, end))

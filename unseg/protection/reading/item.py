@@ -269,4 +269,5 @@ def _drawn_points(
         raise UserError(f"{key}: has no pixel inside the region to draw a point from")
     rng = numpy_generator(seed, "points", key)
     chosen = rng.choice(pixels, size=min(count, len(pixels)), replace=False)
-    return np.unravel_index(chosen, mask.shape)  # type: ignore[return-value]
+    rows, columns = np.unravel_index(chosen, mask.shape)
+    return rows, columns

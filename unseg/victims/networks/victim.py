@@ -106,7 +106,11 @@ class Victim(nn.Module):
 
 
 class ObjectVictim(Victim):
-    """A network that learns from segments; one class for each family of networks."""
+    """A network that learns from segments; one class for each family of networks.
+
+    `loss` and `find` are the interface of all families: tasks call them alike, whichever family
+    they have, and a family ignores what its tasks do not use.
+    """
 
     def loss(self, images: Tensor, targets: Sequence[Target]) -> Tensor:
         """The family's own training loss.
