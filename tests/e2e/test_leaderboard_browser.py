@@ -10,7 +10,10 @@ from board_cases import ROWS_OF_A_TEST, write_board
 from browser_cases import started_browser
 
 from unseg.commands.leaderboard import main
+from unseg.victims.report.elements import Section, Table
 from unseg.victims.report.leaderboard import COLUMNS
+from unseg.victims.report.page import write_page
+from unseg.victims.report.summary import summary_section
 
 pytest.importorskip("jinja2", reason="jinja2 is missing: pip install -e .[eval]")
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
@@ -74,3 +77,22 @@ def test_the_page_fits_a_window_of_a_laptop(window, address):
     assert window.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     frame = window.locator("#board-frame")
     assert frame.evaluate("e => e.scrollWidth <= e.clientWidth")
+
+
+def test_a_report_begins_with_its_heat_map_and_its_tables_fit_the_window(window, tmp_path):
+    header = ("victim", "defence", "training pictures", *(f"score {i}" for i in range(9)))
+    line = (
+        "U-Net on ImageNet EfficientNet-Lite0, 128 px",
+        "sharpen-2.5+dct-30",
+        "UnSeg default 8/2",
+    )
+    table = Table(header, [(*line, *["40.3 ± 1.2"] * 9)], num_text=3)
+    sections = [summary_section(ROWS_OF_A_TEST), Section("Scores", [table])]
+    write_page(tmp_path / "report.html", title="A report", sections=sections)
+    window.goto((tmp_path / "report.html").as_uri())
+    assert window.locator("h2").all_inner_texts() == ["Summary", "Scores"]
+    assert window.locator(".heat td").first.evaluate(
+        "e => getComputedStyle(e).backgroundColor"
+    ) == ("rgb(29, 92, 84)")
+    sizes = "tables => tables.map((t) => t.scrollWidth - t.clientWidth)"
+    assert max(window.locator("table").evaluate_all(sizes)) <= 0
