@@ -56,7 +56,7 @@ def test_the_command_trains_and_writes_a_page_and_its_numbers(finished, monkeypa
     assert "untrained tile" in shown.out
     assert "cannot tell; it learns too little from the clean pictures" in shown.out
     assert "nan" not in shown.out
-    assert "steps/s" in shown.err
+    assert "prove 27/27 (100 %)" in shown.err
     page = out.with_name("out_proof.html").read_text(encoding="utf-8")
     assert "Summary" in page
     content = json.loads(out.with_name("out_proof.json").read_text(encoding="utf-8"))
