@@ -18,10 +18,11 @@ from unseg.data.annotations.base import AnnotationSource, Item
 from unseg.io.decode import read_rgb
 from unseg.io.pictures import Picture
 from unseg.protection.compose import protected_pixels
-from unseg.protection.methods import untrained_control
+from unseg.protection.methods import Method, untrained_control
 from unseg.protection.reading.given_pictures import GivenPictures, GivenPrompts
 from unseg.protection.writing.check import Checked, pairs_of
 from unseg.utils.errors import UserError
+from unseg.utils.logging import Progress
 from unseg.utils.seed import derive_seed
 from unseg.victims.data.load import has_open_background, training_label
 from unseg.victims.data.tensor_set import TensorSet, fit_frame
@@ -37,16 +38,14 @@ class ProofPicture:
     """One picture of a proof.
 
     Attributes:
-        key: its name.
+        keys: names under which its label may be known; the first is its own.
         clean: file.
         protected: file.
-        label: (H, W) uint8, 1 on the object, `IGNORED_LABEL` where a pixel does not count.
     """
 
-    key: str
+    keys: tuple[str, ...]
     clean: Path
     protected: Path
-    label: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -58,12 +57,14 @@ class ProofSet:
         num_without: pictures without a mask, or with one of a single class.
         budget: (inside, outside) of the protection in grey levels, for the control.
         is_budget_known: whether the manifest says so.
+        labels: of the pictures; read again for each, since large ones would not fit the memory.
     """
 
     pictures: tuple[ProofPicture, ...]
     num_without: int
     budget: tuple[float, float]
     is_budget_known: bool
+    labels: ProofLabels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +74,7 @@ class _Recorded:
     data: DatasetConfig
 
 
-class _Labels:
+class ProofLabels:
     """Labels by their pictures' names, from a folder of masks or as the generation read them."""
 
     def __init__(self, folder: Path, clean: Path, masks: Path | None) -> None:
@@ -129,7 +130,7 @@ def find_pictures(folder: Path, clean: Path, masks: Path | None) -> ProofSet:
     Raises:
         UserError: there are no pairs or no masks.
     """
-    labels = _Labels(folder, clean, masks)
+    labels = ProofLabels(folder, clean, masks)
     pictures: list[ProofPicture] = []
     num_without, budget = 0, None
     pairs = list(pairs_of(folder, clean, Checked()))
@@ -144,19 +145,19 @@ def find_pictures(folder: Path, clean: Path, masks: Path | None) -> ProofSet:
         if label is None:
             num_without += 1
         else:
-            pictures.append(ProofPicture(keys[0], source, output, label))
+            pictures.append(ProofPicture(keys, source, output))
     if not pictures:
         where = masks if masks is not None else folder
         raise UserError(f"{where}: no picture has a mask with an object and a rest")
     levels = (float(budget[0]), float(budget[1])) if budget else _BUDGET
-    return ProofSet(tuple(pictures), num_without, levels, budget is not None)
+    return ProofSet(tuple(pictures), num_without, levels, budget is not None, labels)
 
 
-def _keys(source: Path, clean: Path, entry: Mapping[str, Any] | None) -> list[str]:
+def _keys(source: Path, clean: Path, entry: Mapping[str, Any] | None) -> tuple[str, ...]:
     """Names under which a picture's label may be known."""
     below = source.relative_to(clean).as_posix() if source.is_relative_to(clean) else source.name
-    keys = [below, PurePosixPath(below).name]
-    return keys if entry is None else [str(entry["key"]), *keys]
+    keys = (below, PurePosixPath(below).name)
+    return keys if entry is None else (str(entry["key"]), *keys)
 
 
 def read_sets(found: ProofSet, sides: Sequence[int]) -> dict[tuple[int, str], TensorSet]:
@@ -167,28 +168,20 @@ def read_sets(found: ProofSet, sides: Sequence[int]) -> dict[tuple[int, str], Te
     """
     control = untrained_control(*found.budget)
     frames: dict[tuple[int, str], list[tuple[Tensor, Tensor, tuple[int, int]]]] = {}
-    for picture in found.pictures:
-        clean, protected = read_rgb(picture.clean), read_rgb(picture.protected)
-        for path, pixels in ((picture.clean, clean), (picture.protected, protected)):
-            if pixels.shape[:2] != picture.label.shape:
-                size = picture.label.shape
-                raise UserError(f"{path}: is {pixels.shape[:2]} (H, W), but its mask is {size}")
-        tile = protected_pixels(
-            Picture(pixels=clean),
-            key=picture.key,
-            region=picture.label == 1,
-            method=control,
-            noise=None,
-            device=torch.device("cpu"),
-        )
-        label = torch.from_numpy(picture.label)
-        for state, pixels in zip(STATES, (clean, protected, tile), strict=True):
-            image = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1).float() / 255
-            for side in sides:
-                frames.setdefault((side, state), []).append(
-                    fit_frame(image, label, side=side, keep_ratio=False)
+    with Progress(len(found.pictures), "read", unit="pictures", every=15) as progress:
+        for picture in found.pictures:
+            label, states = _read_picture(picture, found, control)
+            classes = torch.from_numpy(label)
+            for state, pixels in states.items():
+                image = (
+                    torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1).float() / 255
                 )
-    keys = tuple(picture.key for picture in found.pictures)
+                for side in sides:
+                    frames.setdefault((side, state), []).append(
+                        fit_frame(image, classes, side=side, keep_ratio=False)
+                    )
+            progress.update()
+    keys = tuple(picture.keys[0] for picture in found.pictures)
     return {
         place: TensorSet(
             images=torch.stack([image for image, _, _ in made]),
@@ -198,3 +191,25 @@ def read_sets(found: ProofSet, sides: Sequence[int]) -> dict[tuple[int, str], Te
         )
         for place, made in frames.items()
     }
+
+
+def _read_picture(
+    picture: ProofPicture, found: ProofSet, control: Method
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """(H, W) label, and (H, W, 3) uint8 pixels in every state."""
+    label = found.labels.find(picture.keys)
+    assert label is not None
+    clean, protected = read_rgb(picture.clean), read_rgb(picture.protected)
+    for path, pixels in ((picture.clean, clean), (picture.protected, protected)):
+        if pixels.shape[:2] != label.shape:
+            size = label.shape
+            raise UserError(f"{path}: is {pixels.shape[:2]} (H, W), but its mask is {size}")
+    tile = protected_pixels(
+        Picture(pixels=clean),
+        key=picture.keys[0],
+        region=label == 1,
+        method=control,
+        noise=None,
+        device=torch.device("cpu"),
+    )
+    return label, dict(zip(STATES, (clean, protected, tile), strict=True))

@@ -139,7 +139,7 @@ def prove(
     if len(found.pictures) >= FEWEST_PICTURES:
         torch.use_deterministic_algorithms(True, warn_only=True)
         sets = read_sets(found, sorted({v.recipe.image_size for v in victims.values()}))
-        folds = _folds([picture.key for picture in found.pictures])
+        folds = _folds([picture.keys[0] for picture in found.pictures])
         once = sum(v.cost * (v.recipe.steps or 0) for v in victims.values())
         total = FOLDS * len(STATES) * once
         with Progress(total, "prove", unit="parts", every=15) as progress:
