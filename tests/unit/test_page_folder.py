@@ -103,7 +103,7 @@ def test_each_signal_that_ends_the_page_removes_its_files(
     weights = save_generator(tmp_path / "generator.safetensors")
     call = ["demo", "--generator", str(weights), "--device", "cpu", "--port", "0"]
     with monkeypatch.context() as patch:
-        patch.setattr("unseg.commands.demo._check", lambda options: None)
+        patch.setattr("unseg.commands.demo._check", lambda *given: None)
         assert main([*call, "--no-browser"]) == 0
     assert "refused because they were not of the page's windows: 2 foreign name" in (
         capsys.readouterr().out

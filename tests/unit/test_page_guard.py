@@ -100,7 +100,7 @@ def test_a_foreign_name_is_refused_so_that_rebinding_gains_nothing(page, host):
 
 
 def test_a_page_for_others_goes_by_addresses_but_not_by_any_name(tmp_path):
-    page = Page(tmp_path, host="0.0.0.0")  # noqa: S104
+    page = Page(tmp_path, host="0.0.0.0")
     assert page.ask("GET", "/", {"host": "192.0.2.1:7860"})[0] == 200
     assert page.ask("GET", "/", {"host": "localhost:7860"})[0] == 200
     assert page.ask("GET", "/", {"host": "rebound.example:7860"})[0] == 421
