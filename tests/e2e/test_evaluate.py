@@ -125,6 +125,17 @@ def test_killed_at_any_time_and_run_again_by_two_it_gives_the_same_table(
     assert not list(cells.glob("*/.*.tmp"))
 
 
+def test_asked_to_stop_inside_an_epoch_it_saves_and_goes_on_to_the_same_table(
+    tmp_path: Path, table: str
+) -> None:
+    path = write(tmp_path, checkpoint_seconds=1e6, checkpoint_steps=1)
+    death = Death("state.pt", "named", 1, signal.SIGTERM)
+    assert start(*death.command("unseg.cli", "evaluate", str(path))).wait() == 130
+    assert len(list(tmp_path.glob("run/cells/*/state.pt"))) == 1
+    assert evaluate([str(path)]) == 0
+    assert (tmp_path / "run" / "report.md").read_text() == table
+
+
 def test_a_failing_cell_is_reported_and_the_others_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

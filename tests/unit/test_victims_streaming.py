@@ -11,6 +11,7 @@ import pytest
 import torch
 from victim_cases import RECIPE, MemorySource, load_tensors, tensor_set
 
+from benchmarks import evaluation_memory
 from unseg.config.evaluate import RecipeConfig, SyntheticConfig, VictimDataConfig
 from unseg.utils.errors import UserError
 from unseg.victims.data.load import FramedPictures
@@ -155,3 +156,13 @@ def test_a_damaged_picture_is_named_in_one_line(tmp_path: Path, workers: int) ->
     with pytest.raises(UserError, match=rf"{files.keys[4]}") as caught:
         list(pictures.batches([[0, 1], [2, 4]]))
     assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_the_peak_memory_of_a_cell_does_not_grow_with_its_set(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    # Held whole, 700 pictures would take 150 MiB more than 100 do.
+    assert evaluation_memory.main(["100", "700", "--cache-mib", "2"]) == 0
+    *_, last = capsys.readouterr().out.splitlines()
+    assert float(last.rpartition(" ")[2]) < 1.1

@@ -1,13 +1,17 @@
 """A COCO-style JSON file kept as positions in the file instead of as Python objects.
 
 `instances_train2017.json` (118,000 images, 860,000 objects, 450 MB) needs several GB once parsed.
-Here one pass finds where each annotation lies; the few of an image are parsed when it is read.
+Here one pass finds where each annotation lies; the few of an image are parsed when it is read. What
+the pass over a large file found is kept on the disk, for later runs and for processes beside this.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import io
 import json
+import zipfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,9 +19,16 @@ from typing import Any
 import numpy as np
 
 from unseg.data.annotations.base import ClassIdError
+from unseg.data.known_headers import cache_folder
+from unseg.io.files import atomic_write_bytes
+from unseg.io.locks import locked
 from unseg.utils.errors import UserError
 
 _decode = json.JSONDecoder().raw_decode
+MIN_BYTES = 8_000_000
+"""Smaller files are passed over in a second, and what was found in them is not kept."""
+RULES = 1
+"""Raised when the pass begins to find something else in the same file."""
 _SPACE = " \t\r\n"
 _BOM = b"\xef\xbb\xbf".decode("latin-1")
 
@@ -34,6 +45,42 @@ class JsonIndex:
         self.path = path
         self.images: list[tuple[Any, Any, Any, Any]] = []
         self.categories: list[dict[str, Any]] = []
+        kept = _kept_at(path)
+        if kept is None:
+            self._pass_over(path)
+            return
+        try:
+            with locked(kept.parent, wait=True, name=f"{kept.stem}.lock"):
+                if not self._take(kept):
+                    self._pass_over(path)
+                    atomic_write_bytes(kept, self._packed())
+        except OSError:  # nothing can be kept there
+            self._pass_over(path)
+
+    def _packed(self) -> bytes:
+        lists = json.dumps([self.images, self.categories, self.num_orphans]).encode()
+        buffer = io.BytesIO()
+        np.savez(
+            buffer,
+            lists=np.frombuffer(lists, np.uint8),
+            spans=self._spans,
+            starts=self._starts,
+        )
+        return buffer.getvalue()
+
+    def _take(self, kept: Path) -> bool:
+        """Whether an earlier pass over the same file was kept, and is now taken up."""
+        try:
+            with np.load(kept, allow_pickle=False) as arrays:
+                images, self.categories, self.num_orphans = json.loads(bytes(arrays["lists"]))
+                self.images = [tuple(image) for image in images]
+                self._spans, self._starts = arrays["spans"], arrays["starts"]
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            return False
+        return True
+
+    def _pass_over(self, path: Path) -> None:
+        self.images, self.categories = [], []
         owners: list[Any] = []
         spans: list[tuple[int, int]] = []
         text = _read_latin1(path)
@@ -68,6 +115,19 @@ class JsonIndex:
         spans = self._spans[self._starts[position] : self._starts[position + 1]]
         with self.path.open("rb") as file:
             return [_parse_at(file, int(start), int(end), self.path) for start, end in spans]
+
+
+def _kept_at(path: Path) -> Path | None:
+    """Where the index of a file is kept; None for a small one, and for one that is not there."""
+    try:
+        found = path.stat()
+    except (OSError, ValueError):
+        return None
+    if found.st_size < MIN_BYTES:
+        return None
+    key = f"{RULES} {path.resolve()} {found.st_size} {found.st_mtime_ns}"
+    name = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()[:32]
+    return cache_folder() / "json" / f"{name}.npz"
 
 
 def _parse_at(file: Any, start: int, end: int, path: Path) -> dict[str, Any]:
