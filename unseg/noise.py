@@ -196,36 +196,79 @@ def without_means(noise: Tensor, cells: int) -> Tensor:
 
 
 def upsample_noise(
-    noise: Tensor, size: tuple[int, int], *, enlarge: Enlarge = "bilinear"
+    noise: Tensor,
+    size: tuple[int, int],
+    *,
+    enlarge: Enlarge = "bilinear",
+    rows: tuple[int, int] | None = None,
 ) -> Tensor:
     """Noise at an image's own size.
 
     The generator sees the image padded at bottom and right to a square, so its noise grid spans
-    that square: it is upsampled to the side max(H, W) and cropped.
+    that square: the result is that of upsampling to the side max(H, W) and cropping, but only what
+    is kept is made.
 
     Args:
-        noise: (B, C, n, n) in [-1, 1], the generator's grid.
+        noise: (B, C, n, n) in [-1, 1], the generator's grid; or (B, C, H, W), which stays.
         size: (H, W) of the image.
         enlarge: how cells become pixels.
+        rows: first and last (exclusive) row of the image that is wanted; None: all.
 
     Returns:
-        (B, C, H, W), same range.
+        (B, C, H, W), same range; of `rows` alone where they are given.
     """
     height, width = size
     side = max(height, width)
-    if noise.shape[-2:] == (side, side):
-        return noise[..., :height, :width]
+    first, last = (0, height) if rows is None else rows
+    if noise.shape[-2:] in ((side, side), size):
+        return noise[..., first:last, :width]
     if enlarge == "bilinear":
-        noise = F.interpolate(noise, (side, side), mode="bilinear", align_corners=False)
-        return noise[..., :height, :width]
-    columns = _between_cells(noise, width, side, axis=-1, is_sharp=enlarge == "sharp")
-    return _between_cells(columns, height, side, axis=-2, is_sharp=enlarge == "sharp")
+        return _bilinear(noise, size, first, last)
+    columns = _between_cells(noise, 0, width, side, axis=-1, is_sharp=enlarge == "sharp")
+    return _between_cells(columns, first, last, side, axis=-2, is_sharp=enlarge == "sharp")
 
 
-def _between_cells(noise: Tensor, length: int, side: int, *, axis: int, is_sharp: bool) -> Tensor:
-    """The first `length` of `side` positions along an axis: the nearest cell, or cosine ramps."""
+def _bilinear(noise: Tensor, size: tuple[int, int], first: int, last: int) -> Tensor:
+    """Rows `first` to `last` of `F.interpolate(noise, (side, side))[..., :height, :width]`.
+
+    The operator behind `F.interpolate` takes a scale beside the size, so that it makes a corner of
+    the square bit for bit; the second row alone of two whose scale puts it at the wanted fraction
+    between them is, bit for bit again, any other row.
+    """
+    cells, side, width = noise.shape[-1], max(size), size[1]
+    scale = side / cells
+
+    def corner(cell_rows: Tensor, count: int, row_scale: float) -> Tensor:
+        # Outputs of up to 128 rows and columns go through a kernel that rounds in another order.
+        # One more line where the operator, asked for as many as it gets, would copy them.
+        columns = max(width, min(side, 129 - count))
+        sizes = [count + (count == cell_rows.shape[-2]), columns + (columns == cells)]
+        made = torch.ops.aten.upsample_bilinear2d.default(cell_rows, sizes, False, row_scale, scale)
+        return cast(Tensor, made)[..., :count, :width]
+
+    if first == 0:
+        return corner(noise, max(last, min(side, 129 - side)), scale)[..., :last, :]
+    # In double precision and then rounded, as a fused multiplication and addition does it.
+    steps = torch.arange(first, last, dtype=torch.float64) + 0.5
+    place = (steps * float(torch.tensor(cells / side)) - 0.5).float()
+    if float(place[0]) < 1:  # the fraction of a number below 1 has too many bits for a scale
+        return corner(noise, last, scale)[..., first:, :]
+    above = place.long()
+    fractions = (place - above).double()
+    made = []
+    for row, fraction in zip(above.tolist(), fractions.tolist(), strict=True):
+        pair = noise[..., row : row + 2, :]
+        pair = pair if row + 1 < cells else pair.expand(-1, -1, 2, -1)
+        made.append(corner(pair, 1, 1 / (2 * fraction + 1)))
+    return torch.cat(made, -2)
+
+
+def _between_cells(
+    noise: Tensor, first: int, last: int, side: int, *, axis: int, is_sharp: bool
+) -> Tensor:
+    """`first` to `last` of `side` positions along an axis: the nearest cell, or cosine ramps."""
     cells = noise.shape[axis]
-    place = (torch.arange(length, device=noise.device) + 0.5) * (cells / side)
+    place = (torch.arange(first, last, device=noise.device) + 0.5) * (cells / side)
     if is_sharp:
         return noise.index_select(axis, place.long().clamp(max=cells - 1))
     left = torch.floor(place - 0.5)
@@ -285,7 +328,14 @@ def compose(
             f"region is {tuple(region.shape[-2:])} (H, W) but the image is "
             f"{tuple(image.shape[-2:])}; bring both to one frame"
         )
-    budget = noise_budget(region, epsilon=epsilon, epsilon_bg=epsilon_bg)
     height, width = image.shape[-2:]
-    perturbation = budget * upsample_noise(noise, (height, width), enlarge=enlarge)
-    return torch.clamp(image + perturbation, 0, 1)
+    enlarged = upsample_noise(noise, (height, width), enlarge=enlarge)
+    return add_noise(image, enlarged, region=region, epsilon=epsilon, epsilon_bg=epsilon_bg)
+
+
+def add_noise(
+    image: Tensor, noise: Tensor, *, region: Tensor, epsilon: float, epsilon_bg: float
+) -> Tensor:
+    """`compose` with noise (B, C, H, W) of the image's own size."""
+    budget = noise_budget(region, epsilon=epsilon, epsilon_bg=epsilon_bg)
+    return torch.clamp(image + budget * noise, 0, 1)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from generate_cases import (
+    entries_of,
     make_config,
     make_image,
     make_mask,
@@ -20,7 +21,6 @@ from unseg.protection import noise_maker as forward
 from unseg.protection.noise_maker import NoiseMaker, PromptedImage, runs_in_bfloat16
 from unseg.protection.reading.prompts import model_prompts
 from unseg.protection.run import generate
-from unseg.utils.errors import UserError
 from unseg.utils.processor import instruction_sets
 
 CPU = torch.device("cpu")
@@ -93,11 +93,13 @@ def test_a_run_that_meets_the_end_of_memory_says_so_and_writes_the_files_of_a_sm
     assert tree_bytes(tmp_path / "out") == tree_bytes(tmp_path / "small")
 
 
-def test_an_image_that_does_not_fit_alone_stops_the_run_with_one_line(tmp_path):
+def test_an_image_that_does_not_fit_alone_is_its_line_and_not_the_end_of_the_run(tmp_path):
     root = make_set(tmp_path / "in", 2)
     config = make_config(root, tmp_path / "out", "run.batch_size=2")
-    with pytest.raises(UserError, match="out of memory with a single image"):
-        generate(config, generator=SmallMemory(0))
+    summary = generate(config, generator=SmallMemory(0))
+    assert (summary.exit_code, summary.counts["failed"]) == (1, 2)
+    for entry in entries_of(tmp_path / "out").values():
+        assert "out of memory with a single image" in entry["reason"]
 
 
 @pytest.mark.parametrize(

@@ -147,12 +147,12 @@ def test_objects_carry_their_own_noise_and_the_smaller_one_lies_on_top():
     small = torch.zeros(6, 8, dtype=torch.bool)
     small[2:4, 3:6] = True
     result = full_size_noise(noises, [small, large], size=(6, 8))
-    assert result.shape == (1, 3, 8, 8)
+    assert result.shape == (1, 3, 6, 8)
     expected = torch.zeros(8, 8)
     expected[:6, :5] = 0.5
     expected[2:4, 3:6] = 0.25
-    assert torch.equal(result[0, 0], expected)
-    assert torch.equal(upsample_noise(result, (6, 8))[0, 0], expected[:6])
+    assert torch.equal(result[0, 0], expected[:6])
+    assert torch.equal(upsample_noise(result, (6, 8)), result)
 
 
 def rows(count):

@@ -173,17 +173,16 @@ def mask_prompt(mask: Tensor, *, image_size: int, mask_size: int) -> Tensor:
     See docs/METHOD.md, "5. Generation".
 
     Args:
-        mask: (B, 1, H, W) in {0, 1}, native size.
+        mask: (B, 1, H, W) in {0, 1} or bool, native size.
         image_size: side S of the model's input.
         mask_size: 4g.
     """
     step, rest = divmod(image_size, mask_size)
-    if rest or step % 2:
-        square = nearest(pad_to_square(mask.float()), image_size)
-    else:
+    chosen = np.arange(image_size)
+    if not rest and step % 2 == 0:
         # A bilinear reduction by an even factor reads the middle 2 x 2 pixels of each block alone.
-        middle = np.arange(mask_size)[:, None] * step + (step // 2 - 1, step // 2)
-        square = _nearest_pixels(mask, image_size, middle.ravel())
+        chosen = (chosen[::step, None] + (step // 2 - 1, step // 2)).ravel()
+    square = _nearest_pixels(mask, image_size, chosen)
     return rounded(bilinear(square, mask_size)) * 255
 
 

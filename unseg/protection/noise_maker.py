@@ -13,6 +13,7 @@ log says so.
 from __future__ import annotations
 
 import logging
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -48,7 +49,9 @@ class PromptedImage:
 
 
 def model_frame(pixels: np.ndarray, *, image_size: int, device: torch.device | str) -> Tensor:
-    """The image as the generator sees it: padded at bottom and right to a square, then resized.
+    """The image as the generator sees it: resized, and padded at bottom and right to a square.
+
+    Equal to padding first and resizing then, without the memory of a square of the longer side.
 
     Args:
         pixels: (H, W, C) uint8 or uint16, C = 1 or 3.
@@ -58,13 +61,46 @@ def model_frame(pixels: np.ndarray, *, image_size: int, device: torch.device | s
     Returns:
         (1, 3, S, S) float32 in [0, 1].
     """
-    height, width = pixels.shape[:2]
-    image = level_tensor(pixels, device) / float(np.iinfo(pixels.dtype).max)
-    side = max(height, width)
-    image = F.pad(image, (0, side - width, 0, side - height))
-    if side != image_size:
-        image = F.interpolate(image, (image_size, image_size), mode="bilinear", align_corners=False)
-    return image.expand(-1, 3, -1, -1)
+    height, width, channels = pixels.shape
+    side, top = max(height, width), float(np.iinfo(pixels.dtype).max)
+    frame = torch.zeros(1, channels, image_size, image_size, device=device)
+    if side == image_size:
+        frame[..., :height, :width] = level_tensor(pixels, device) / top
+        return frame.expand(-1, 3, -1, -1)
+    rows, columns = (_touched(length, side, image_size) for length in (height, width))
+    if not rows or not columns:  # so narrow that no pixel of the frame looks at it
+        return frame.expand(-1, 3, -1, -1)
+    # A row and a column of zeros stand for all of the padding; a second one where the operator,
+    # given as many lines as it shall make, would copy them. Rows that are not read stay empty, so
+    # that their memory is never taken. Interleaved channels keep the rounding of the operator.
+    padded = (
+        length if length == side else length + 1 + (length + 1 == count)
+        for length, count in ((height, rows), (width, columns))
+    )
+    content = torch.empty((1, channels, *padded), device=device, memory_format=torch.channels_last)
+    content[..., height:, :] = 0
+    content[..., width:] = 0
+    read = _rows_read(height, rows, side / image_size)
+    content[:, :, torch.from_numpy(read).to(device), :width] = (
+        level_tensor(pixels[read], device) / top
+    )
+    # `F.interpolate` with the scale of the padded square beside the size of what is not padding.
+    frame[..., :rows, :columns] = torch.ops.aten.upsample_bilinear2d.default(
+        content, [rows, columns], False, image_size / side, image_size / side
+    )
+    return frame.expand(-1, 3, -1, -1)
+
+
+def _touched(length: int, side: int, image_size: int) -> int:
+    """Lines of the model's frame that `length` of the square's `side` lines reach into."""
+    return min(image_size, math.ceil((length + 0.5) * image_size / side - 0.5))
+
+
+def _rows_read(height: int, rows: int, scale: float) -> np.ndarray:
+    """Rows that a bilinear reduction to `rows` looks at, with a margin for its rounding."""
+    place = np.maximum((np.arange(rows) + 0.5) * scale - 0.5, 0)
+    read = [np.floor(place + shift) + step for shift in (-0.01, 0.01) for step in (0, 1)]
+    return np.unique(np.clip(np.concatenate(read), 0, height - 1)).astype(np.intp)
 
 
 def level_tensor(pixels: np.ndarray, device: torch.device | str) -> Tensor:
@@ -119,7 +155,7 @@ class NoiseMaker:
         result: list[Tensor | None] = [None] * len(rows)
         for slots in passes.values():
             noise = self._forward(
-                {slot: rows[slot].pixels for slot in slots},  # type: ignore[union-attr]
+                {slot: self._frame(rows[slot].pixels) for slot in slots},  # type: ignore[union-attr]
                 {slot: prompts[slot] for slot in slots},  # type: ignore[misc]
             )
             for slot in slots:
@@ -135,15 +171,19 @@ class NoiseMaker:
             noises += [n for n in chunk if n is not None]
         return torch.cat(noises)
 
-    def _forward(self, pixels: dict[int, np.ndarray], prompts: dict[int, Prompts]) -> Tensor:
+    def _frame(self, pixels: np.ndarray) -> Tensor:
+        side = self.generator.image_size
+        return model_frame(pixels, image_size=side, device=self.device)
+
+    def _forward(self, frames: dict[int, Tensor], prompts: dict[int, Prompts]) -> Tensor:
         """Noise (batch_size, 3, n, n); rows without an image hold anything."""
         while True:
             parts = range(0, self.batch_size, self.rows_per_pass)
             try:
                 found = {
-                    start: self._pass(start, pixels, prompts)
+                    start: self._pass(start, frames, prompts)
                     for start in parts
-                    if any(start <= slot < start + self.rows_per_pass for slot in pixels)
+                    if any(start <= slot < start + self.rows_per_pass for slot in frames)
                 }
             except torch.OutOfMemoryError:
                 if self.rows_per_pass == 1:
@@ -170,12 +210,10 @@ class NoiseMaker:
             self.rows_per_pass,
         )
 
-    def _pass(
-        self, start: int, pixels: dict[int, np.ndarray], prompts: dict[int, Prompts]
-    ) -> Tensor:
+    def _pass(self, start: int, frames: dict[int, Tensor], prompts: dict[int, Prompts]) -> Tensor:
         """Noise of the rows from `start` on, `rows_per_pass` of them."""
         slots = range(start, start + self.rows_per_pass)
-        image = self._image([pixels.get(slot) for slot in slots])
+        image = self._image([frames.get(slot) for slot in slots])
         filler = next(iter(prompts.values()))
         batch = Prompts.cat([prompts.get(slot, filler) for slot in slots], [1] * len(slots))
         on_cpu = self.device.type == "cpu"
@@ -187,15 +225,15 @@ class NoiseMaker:
             noise = self.generator(image, batch.to(self.device))
         return noise.float()
 
-    def _image(self, pictures: Sequence[np.ndarray | None]) -> Tensor:
+    def _image(self, frames: Sequence[Tensor | None]) -> Tensor:
         """(rows, 3, S, S) of the model's frame, black where there is no picture."""
+        if len(frames) == 1 and frames[0] is not None:
+            return frames[0].contiguous()
         side = self.generator.image_size
-        if len(pictures) == 1 and pictures[0] is not None:
-            return model_frame(pictures[0], image_size=side, device=self.device).contiguous()
-        image = torch.zeros(len(pictures), 3, side, side, device=self.device)
-        for row, picture in enumerate(pictures):
-            if picture is not None:
-                image[row] = model_frame(picture, image_size=side, device=self.device)[0]
+        image = torch.zeros(len(frames), 3, side, side, device=self.device)
+        for row, frame in enumerate(frames):
+            if frame is not None:
+                image[row] = frame[0]
         return image
 
 

@@ -8,10 +8,9 @@ main thread touches the manifest, and it writes a line only after the file is co
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +22,7 @@ from torch import Tensor
 from unseg.data.annotations.base import Item
 from unseg.io.files import FileContent, sha256_file
 from unseg.protection.compose import protected_pixels
+from unseg.protection.failures import reason_of
 from unseg.protection.methods import full_size_noise
 from unseg.protection.noise_maker import PromptedImage
 from unseg.protection.plan import Plan
@@ -31,8 +31,6 @@ from unseg.protection.writing.manifest import FAILED, PartWriter
 from unseg.protection.writing.writer import WriteJob, write_protected
 from unseg.utils.errors import UserError
 from unseg.utils.seed import derive_seed
-
-_log = logging.getLogger(__name__)
 
 GROUPS_AHEAD = 2
 _PARTNERS_TRIED = 8
@@ -160,7 +158,9 @@ def _decode(plan: Plan, number: int) -> ImageRead:
         original = None if subject.has_work else file
         return result(subject=subject, noise_rows=rows, input_sha256=file.sha256, original=original)
     except Exception as error:
-        return result(failure=_reason(item, error), input_sha256=file.sha256 if file else None)
+        return result(
+            failure=reason_of(item.key, error), input_sha256=file.sha256 if file else None
+        )
 
 
 def _is_finished(plan: Plan, item: Item) -> bool:
@@ -207,27 +207,42 @@ def _tasks(plan: Plan, group: list[ImageRead]) -> Iterator[Callable[[], dict[str
     """For each image of a group: what the encode workers have left to do."""
     singles = [one.noise_rows[0] if len(one.noise_rows) == 1 else None for one in group]
     start = time.perf_counter()
-    noises: list[Tensor | None] = [None] * len(group)
-    if plan.noise_maker is not None and any(singles):
-        noises = plan.noise_maker(singles)
+    noises = _noises(plan, singles)
     shared = (time.perf_counter() - start) / max(sum(s is not None for s in singles), 1)
     for slot, one in enumerate(group):
         if one.subject is None:
             yield partial(_without_picture, plan, one)
             continue
         start = time.perf_counter()
+        noise = noises[slot]
         try:
-            pixels = _compose(plan, one, noises[slot])
-        except (RuntimeError, ValueError, MemoryError) as error:
-            if isinstance(error, torch.OutOfMemoryError):
-                raise UserError(
-                    f"{one.item.key}: the device is out of memory; set run.batch_size lower"
-                ) from None
-            yield partial(_failure, plan, one.item, one.input_sha256, _reason(one.item, error))
+            if isinstance(noise, Exception):
+                raise noise
+            pixels = _compose(plan, one, noise)
+        except Exception as error:
+            reason = reason_of(one.item.key, error, size=one.subject.picture.size)
+            yield partial(_failure, plan, one.item, one.input_sha256, reason)
             continue
         seconds = one.seconds + time.perf_counter() - start
         seconds += shared if singles[slot] is not None else 0
         yield partial(_write, plan, one, pixels, seconds)
+
+
+def _noises(plan: Plan, singles: list[PromptedImage | None]) -> Sequence[Tensor | Exception | None]:
+    """Noise of the images with one prompt, or what one of them raised."""
+    maker = plan.noise_maker
+    if maker is None or not any(singles):
+        return [None] * len(singles)
+    try:
+        return maker(singles)
+    except Exception as error:
+        if sum(single is not None for single in singles) == 1:
+            return [None if single is None else error for single in singles]
+    found: list[Tensor | Exception | None] = []
+    for slot in range(len(singles)):  # one of them cannot be done; the others keep their places
+        alone = [single if i == slot else None for i, single in enumerate(singles)]
+        found.append(_noises(plan, alone)[slot])
+    return found
 
 
 def _compose(plan: Plan, one: ImageRead, noise: Tensor | None) -> Any:
@@ -276,7 +291,8 @@ def _write(plan: Plan, one: ImageRead, pixels: Any, seconds: float) -> dict[str,
         )
         entry = write_protected(job)
     except Exception as error:
-        return _failure(plan, one.item, one.input_sha256, _reason(one.item, error))
+        reason = reason_of(one.item.key, error, size=one.subject.picture.size)
+        return _failure(plan, one.item, one.input_sha256, reason)
     entry["method"] = plan.config.method
     entry["seconds"] = round(seconds + time.perf_counter() - start, 4)
     return entry
@@ -296,12 +312,3 @@ def _failure(plan: Plan, item: Item, input_sha256: str | None, reason: str) -> d
     if input_sha256 is not None:
         entry["input_sha256"] = input_sha256
     return entry
-
-
-def _reason(item: Item, error: Exception) -> str:
-    """One line for the manifest; a fault that is ours keeps its traceback in the log."""
-    if isinstance(error, UserError):
-        return " ".join(str(error).split())
-    text = " ".join(str(error).split())
-    _log.warning("%s: unexpected fault", item.key, exc_info=error)
-    return f"{item.key}: unexpected {type(error).__name__}: {text}"

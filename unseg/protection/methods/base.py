@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -16,6 +16,9 @@ from unseg.types import VOID_CLASS
 
 NoiseSource = Literal["own", "partner", "none"]
 
+
+_STRIP = {"cpu": 1 << 17, "cuda": 1 << 24}
+"""Pixels of a strip: on a CPU few enough for its cache; a GPU gains by large ones."""
 
 _ROUNDS = 12
 _CLOSE = 1e-3  # of the root mean square: 0.01 dB
@@ -33,6 +36,8 @@ class Canvas:
             methods whose `noise_from` is "none".
         classes: (1, 1, H, W) integer class of each pixel, `VOID_CLASS` where there is none; None
             but for methods with `needs_classes`.
+        start: where this is a strip of an image (`Method.by_rows`), its first row there.
+        height: of the whole image; None: this is the whole one.
     """
 
     key: str
@@ -40,6 +45,19 @@ class Canvas:
     region: Tensor
     noise: Tensor | None = None
     classes: Tensor | None = None
+    start: int = 0
+    height: int | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of the whole image."""
+        rows, width = self.image.shape[-2:]
+        return (rows if self.height is None else self.height, width)
+
+    @property
+    def rows(self) -> tuple[int, int]:
+        """First and last (exclusive) row in the whole image."""
+        return (self.start, self.start + self.image.shape[-2])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +99,8 @@ class Method(ABC):
         noise_from: whose forward pass it needs: the image's own, another image's, or none.
         needs_classes: whether it goes by the label map rather than by the region alone.
         has_budget: whether epsilon bounds the change of every pixel.
+        by_rows: whether a strip of an image becomes what it is in the whole one, so that a large
+            image can be made strip by strip.
         reads: keys of a generation's configuration that it depends on, beside the budget and
             `run.seed`. Their values are its `settings`.
     """
@@ -89,6 +109,7 @@ class Method(ABC):
     noise_from: ClassVar[NoiseSource] = "none"
     needs_classes: ClassVar[bool] = False
     has_budget: ClassVar[bool] = True
+    by_rows: ClassVar[bool] = False
     reads: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, options: MethodOptions) -> None:
@@ -97,6 +118,20 @@ class Method(ABC):
     @abstractmethod
     def __call__(self, canvas: Canvas) -> Tensor:
         """The protected image before rounding, (1, C, H, W) float in [0, 1]."""
+
+    def shared_noise(
+        self, key: str, noise: Tensor | None, *, size: tuple[int, int], channels: int
+    ) -> Tensor | None:
+        """The `Canvas.noise` of all strips of one image, made once.
+
+        Args:
+            key: the image's name.
+            noise: (1, 3, n, n) that was made for it, or None.
+            size: (H, W) of the image.
+            channels: of the image, 1 or 3.
+        """
+        del key, size, channels
+        return noise
 
     @property
     def bounds(self) -> tuple[float, float] | None:
@@ -141,6 +176,13 @@ class ByClass(Method):
     def of_class(self, canvas: Canvas, label: int) -> Tensor:
         """(1, C, H, W): the whole image as if every pixel were of that class, not clipped."""
         raise NotImplementedError
+
+
+def strips(height: int, width: int, *, device: torch.device) -> Iterator[tuple[int, int]]:
+    """First and last (exclusive) row of each strip of an image that is made on that device."""
+    step = max(_STRIP.get(device.type, _STRIP["cuda"]) // width, 1)
+    for first in range(0, height, step):
+        yield first, min(first + step, height)
 
 
 def composite(canvas: Canvas, of_class: Callable[[int], Tensor]) -> Tensor:

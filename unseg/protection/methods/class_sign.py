@@ -37,26 +37,31 @@ class ClassSign(RandomSign):
     needs_classes = True
     reads: ClassVar[tuple[str, ...]] = ("noise.classes", *RandomSign.reads)
 
+    def shared_noise(
+        self, key: str, noise: Tensor | None, *, size: tuple[int, int], channels: int
+    ) -> Tensor | None:
+        """None: which code a pixel carries goes by its class."""
+        del key, noise, size, channels
+        return None
+
     def __call__(self, canvas: Canvas) -> Tensor:
         """`clip(image + budget * code of the pixel's class)`."""
         assert canvas.classes is not None
         carrier = self.carrier
         if canvas.image.shape[1] == 1:  # the contrasts of colours would cancel
             carrier = Carrier((Band("luma", cells=carrier.bands[0].cells),), carrier.enlarge)
-        return self._compose(canvas, self._codes(canvas.classes, carrier).to(canvas.image))
+        codes = self._codes(canvas, canvas.classes, carrier).to(canvas.image)
+        return self._add(canvas, self.carrier.grey(codes) if canvas.image.shape[1] == 1 else codes)
 
-    def _codes(self, classes: Tensor, carrier: Carrier) -> Tensor:
-        """(1, 3, s, s) with s = max(H, W): each pixel's code, on the grid and enlarged."""
-        height, width = classes.shape[-2:]
-        side = max(height, width)
-        codes = torch.zeros(1, 3, side, side, device=classes.device)
-        inside = codes[..., :height, :width]
+    def _codes(self, canvas: Canvas, classes: Tensor, carrier: Carrier) -> Tensor:
+        """(1, 3, H, W): each pixel's code, on the grid and enlarged; of a strip its rows alone."""
+        codes = torch.zeros(1, 3, *classes.shape[-2:], device=classes.device)
         for label in torch.unique(classes).tolist():
             if label == VOID_CLASS:
                 continue
             field = class_code(label, carrier=carrier, side=self.options.grid).to(codes)
-            field = upsample_noise(field, (height, width), enlarge=carrier.enlarge)
-            inside.copy_(torch.where(classes == label, field, inside))
+            field = upsample_noise(field, canvas.size, enlarge=carrier.enlarge, rows=canvas.rows)
+            codes = torch.where(classes == label, field, codes)
         return codes
 
 

@@ -21,9 +21,17 @@ class RandomSign(UnSeg):
     noise_from: ClassVar[NoiseSource] = "none"
     reads: ClassVar[tuple[str, ...]] = ("noise.grid", "noise.carrier")
 
+    def shared_noise(
+        self, key: str, noise: Tensor | None, *, size: tuple[int, int], channels: int
+    ) -> Tensor | None:
+        """The signs, as `UnSeg` has its noise."""
+        del noise
+        return super().shared_noise(key, self.signs(key), size=size, channels=channels)
+
     def __call__(self, canvas: Canvas) -> Tensor:
         """`clip(image + budget * signs)`."""
-        return self._compose(canvas, self.signs(canvas.key).to(canvas.image))
+        signs = self.signs(canvas.key) if canvas.noise is None else canvas.noise
+        return self._compose(canvas, signs.to(canvas.image))
 
     def signs(self, key: str) -> Tensor:
         """(1, 3, n, n) in [-1, 1]: each band of the carrier with its own signs."""

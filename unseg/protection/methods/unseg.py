@@ -7,8 +7,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from unseg.noise import Carrier, Enlarge, compose, upsample_noise
-from unseg.protection.methods.base import Canvas, Method, MethodOptions, NoiseSource
+from unseg.noise import Carrier, Enlarge, add_noise, upsample_noise
+from unseg.protection.methods.base import Canvas, Method, MethodOptions, NoiseSource, strips
+
+_ENLARGED_AT_ONCE = 1 << 22
+"""Pixels of the largest image whose noise is enlarged as a whole: 12 bytes a pixel."""
+_LONG_ROW = 1024
 
 
 class UnSeg(Method):
@@ -16,10 +20,23 @@ class UnSeg(Method):
 
     title = "the generator's noise, loud inside the region"
     noise_from: ClassVar[NoiseSource] = "own"
+    by_rows: ClassVar[bool] = True
 
     def __init__(self, options: MethodOptions) -> None:
         super().__init__(options)
         self.carrier = Carrier.parse(options.carrier)
+
+    def shared_noise(
+        self, key: str, noise: Tensor | None, *, size: tuple[int, int], channels: int
+    ) -> Tensor | None:
+        """Of the image's own size where that is small, or its rows too short to be made singly."""
+        del key
+        if noise is None:
+            return None
+        noise = self.carrier.grey(noise) if channels == 1 else noise
+        if size[0] * size[1] > _ENLARGED_AT_ONCE and size[1] >= _LONG_ROW:
+            return noise
+        return upsample_noise(noise, size, enlarge=self.carrier.enlarge)
 
     def __call__(self, canvas: Canvas) -> Tensor:
         """`clip(image + budget * noise)`."""
@@ -27,17 +44,18 @@ class UnSeg(Method):
         return self._compose(canvas, canvas.noise)
 
     def _compose(self, canvas: Canvas, noise: Tensor) -> Tensor:
-        assert self.bounds is not None
+        """With noise on the grid of the square, or of the whole image's size."""
         if canvas.image.shape[1] == 1:
             noise = self.carrier.grey(noise)
+        noise = upsample_noise(noise, canvas.size, enlarge=self.carrier.enlarge, rows=canvas.rows)
+        return self._add(canvas, noise)
+
+    def _add(self, canvas: Canvas, noise: Tensor) -> Tensor:
+        """With noise of the canvas's own size."""
+        assert self.bounds is not None
         epsilon, epsilon_bg = self.bounds
-        return compose(
-            canvas.image,
-            noise,
-            region=canvas.region,
-            epsilon=epsilon,
-            epsilon_bg=epsilon_bg,
-            enlarge=self.carrier.enlarge,
+        return add_noise(
+            canvas.image, noise, region=canvas.region, epsilon=epsilon, epsilon_bg=epsilon_bg
         )
 
 
@@ -71,17 +89,20 @@ def full_size_noise(
         enlarge: how the carrier's cells become pixels.
 
     Returns:
-        (1, 3, s, s) with s = max(H, W), which needs no further upsampling.
+        (1, 3, H, W), which needs no further upsampling.
     """
-    side = max(size)
-
-    def upsampled(row: int) -> Tensor:
-        return upsample_noise(noises[row : row + 1], (side, side), enlarge=enlarge)
-
-    canvas = upsampled(0)
+    result = noises.new_empty((1, noises.shape[1], *size))
     order = sorted(range(len(masks)), key=lambda i: -int(masks[i].sum()))
-    for i in order:
-        inside = torch.zeros(side, side, dtype=torch.bool, device=canvas.device)
-        inside[: size[0], : size[1]] = masks[i]
-        canvas = torch.where(inside, upsampled(i + 1), canvas)
-    return canvas
+    for first, last in strips(*size, device=noises.device):
+        rows = result[..., first:last, :]
+
+        def upsampled(number: int, place: tuple[int, int] = (first, last)) -> Tensor:
+            noise = noises[number : number + 1]
+            return upsample_noise(noise, size, enlarge=enlarge, rows=place)
+
+        rows.copy_(upsampled(0))
+        for i in order:
+            inside = masks[i][first:last]
+            if bool(inside.any()):
+                rows.copy_(torch.where(inside, upsampled(i + 1), rows))
+    return result

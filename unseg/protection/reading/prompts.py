@@ -65,6 +65,6 @@ def union_box(boxes: np.ndarray) -> np.ndarray:
 
 
 def mask_tensor(mask: np.ndarray) -> torch.Tensor:
-    """(1, 1, H, W) float32 in [0, 1] of a bool or soft uint8 mask."""
-    values = mask.astype(np.float32)
-    return torch.from_numpy(values if mask.dtype == bool else values / 255)[None, None]
+    """(1, 1, H, W) of a mask: bool of a bool one, float32 in [0, 1] of a soft uint8 one."""
+    values = np.array(mask) if mask.dtype == bool else mask.astype(np.float32) / 255
+    return torch.from_numpy(values)[None, None]

@@ -17,9 +17,11 @@ import numpy as np
 from unseg.data.annotations.base import Annotation, Segment
 from unseg.data.mask_values import object_of
 from unseg.data.prompt_checks import check_mask_size, checked_boxes, checked_points, shown_size
-from unseg.data.prompts import bilinear, mask_prompt, rounded
+from unseg.data.prompts import mask_prompt, rounded
 from unseg.io.decode import turn_upright
 from unseg.io.pictures import Picture
+from unseg.noise import upsample_noise
+from unseg.protection.methods import strips
 from unseg.protection.reading.point_mask import mask_from_points
 from unseg.protection.reading.prompts import mask_tensor
 from unseg.types import VOID_CLASS
@@ -179,10 +181,13 @@ def official_region(mask: np.ndarray, *, image_size: int = 1024, grid: int = 256
     Returns:
         (H, W) bool.
     """
-    height, width = mask.shape
     prompt = mask_prompt(mask_tensor(mask), image_size=image_size, mask_size=grid) / 255
-    side = max(height, width)
-    return rounded(bilinear(prompt, side))[0, 0, :height, :width].numpy() > 0
+    height, width = mask.shape
+    region = np.empty((height, width), bool)
+    for first, last in strips(height, width, device=prompt.device):
+        rows = upsample_noise(prompt, (height, width), rows=(first, last))
+        region[first:last] = rounded(rows)[0, 0].numpy() > 0
+    return region
 
 
 def _chosen(annotation: Annotation, mode: str, classes: Sequence[int]) -> list[Segment]:
