@@ -29,6 +29,9 @@ from unseg.utils.errors import UserError
 MAX_PIXELS = 178_956_970
 """Largest picture read by default, and at all: Pillow itself refuses to open a larger one."""
 
+_STRIP = 1 << 20
+"""Pixels that Pillow hands out at a time."""
+
 MAX_PROFILE = 16 << 20
 """Largest colour profile of a PNG that is kept, in bytes."""
 
@@ -195,6 +198,23 @@ def _exif_of(image: Image.Image) -> bytes:
 def remaining_turn(image: Image.Image) -> int:
     """The orientation that remains to be undone: Pillow turns TIFF itself, its size included."""
     return 1 if image.format == "TIFF" else orientation_of(image)
+
+
+def values_of(image: Image.Image) -> np.ndarray:
+    """(H, W) or (H, W, C) values of a loaded picture, in strips: Pillow hands out copies of copies.
+
+    The memory that it takes is the result's alone.
+    """
+    width, height = image.size
+    step = max(_STRIP // width, 1)
+    if height <= step:
+        return np.asarray(image)
+    first = np.asarray(image.crop((0, 0, width, step)))
+    values = np.empty((height, *first.shape[1:]), first.dtype)
+    for top in range(0, height, step):
+        bottom = min(top + step, height)
+        values[top:bottom] = np.asarray(image.crop((0, top, width, bottom)))
+    return values
 
 
 def turn_upright(array: np.ndarray, orientation: int) -> np.ndarray:

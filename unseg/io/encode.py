@@ -74,7 +74,11 @@ def png_bytes(pixels: np.ndarray, *, icc: bytes | None = None) -> bytes:
         data = _own_png(pixels)
     else:
         swap = {3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}.get(channels)
-        ordered = pixels if swap is None else cv2.cvtColor(pixels, swap)
+        reverse = pixels[:, :, ::-1]
+        if channels == 3 and reverse.flags.c_contiguous:  # in OpenCV's order already
+            ordered = reverse
+        else:
+            ordered = pixels if swap is None else cv2.cvtColor(pixels, swap)
         is_written, buffer = cv2.imencode(".png", ordered)
         if not is_written:
             raise RuntimeError(f"OpenCV wrote no PNG of {pixels.shape} {pixels.dtype}")

@@ -12,6 +12,8 @@ from unseg.utils.errors import UserError
 
 _END_OF_DATA = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]")
 _SCAN, _END = 0xDA, 0xD9
+_STRIP = 256
+"""Rows that are compared at a time."""
 _NOISE = bytes(np.random.default_rng(0).integers(0, 255, 64, np.uint8))
 """Bytes below 255, which end no data."""
 
@@ -30,15 +32,19 @@ def check_jpeg_end(image: Image.Image, data: bytes, name: str) -> None:
     Raises:
         UserError: the picture is not whole.
     """
-    pixels = np.asarray(image)
-    height, width = pixels.shape[:2]
+    width, height = image.size
     # Without the first row and column of the block, which colours of its neighbours may touch.
-    corner = pixels[(height - 1) // 8 * 8 :, (width - 1) // 8 * 8 :]
+    corner = np.asarray(image.crop(((width - 1) // 8 * 8, (height - 1) // 8 * 8, width, height)))
     corner = corner[corner.shape[0] > 1 :, corner.shape[1] > 1 :]
     if (corner != corner[-1, -1]).any():
         return
     with Image.open(io.BytesIO(_with_noise(data)), formats=("JPEG",)) as again:
-        is_whole = np.array_equal(pixels, np.asarray(again))
+        again.load()
+        strips = ((0, top, width, min(top + _STRIP, height)) for top in range(0, height, _STRIP))
+        is_whole = all(
+            np.array_equal(np.asarray(image.crop(box)), np.asarray(again.crop(box)))
+            for box in strips
+        )
     if not is_whole:
         raise UserError(f"{name}: truncated JPEG file; restore or drop it")
 

@@ -22,6 +22,7 @@ from unseg.io.decode import (
     opened,
     orientation_of,
     turn_upright,
+    values_of,
 )
 from unseg.io.deep import deep_pixels, netpbm_pixels
 from unseg.io.files import FileContent, read_file
@@ -225,7 +226,7 @@ def _converted(
         steps = (1 << data[24]) - 1
         level = clear if mode == "1" else clear * 255 // steps
         return np.dstack([grey, np.where(grey == level, np.uint8(0), np.uint8(255))]), mode
-    pixels = np.asarray(_convert(image, name, clear, icc, notes))
+    pixels = values_of(_convert(image, name, clear, icc, notes))
     return pixels[:, :, None] if pixels.ndim == 2 else pixels, mode
 
 

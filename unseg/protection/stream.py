@@ -225,7 +225,8 @@ def _tasks(plan: Plan, group: list[ImageRead]) -> Iterator[Callable[[], dict[str
             continue
         seconds = one.seconds + time.perf_counter() - start
         seconds += shared if singles[slot] is not None else 0
-        yield partial(_write, plan, one, pixels, seconds)
+        yield partial(_write, plan, one, [pixels], seconds)
+        del pixels  # the list alone holds them
 
 
 def _noises(plan: Plan, singles: list[PromptedImage | None]) -> Sequence[Tensor | Exception | None]:
@@ -271,7 +272,8 @@ def _compose(plan: Plan, one: ImageRead, noise: Tensor | None) -> Any:
     )
 
 
-def _write(plan: Plan, one: ImageRead, pixels: Any, seconds: float) -> dict[str, Any]:
+def _write(plan: Plan, one: ImageRead, pixels: list[Any], seconds: float) -> dict[str, Any]:
+    """The entry of a written picture; its pixels are taken out of the list, to be let go."""
     assert one.subject is not None
     assert one.input_sha256 is not None
     start = time.perf_counter()
@@ -279,7 +281,7 @@ def _write(plan: Plan, one: ImageRead, pixels: Any, seconds: float) -> dict[str,
     try:
         job = WriteJob(
             subject=one.subject,
-            pixels=pixels,
+            pixels=pixels.pop(),
             input_sha256=one.input_sha256,
             original=one.original,
             path=plan.layout.path(one.item.key),

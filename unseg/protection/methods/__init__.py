@@ -23,8 +23,8 @@ __all__ = [
     "MethodOptions",
     "UnSeg",
     "full_size_noise",
-    "untrained_control",
     "strips",
+    "untrained_control",
 ]
 
 METHODS: dict[str, type[Method]] = {

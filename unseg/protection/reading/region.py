@@ -21,13 +21,15 @@ from unseg.data.prompts import mask_prompt, rounded
 from unseg.io.decode import turn_upright
 from unseg.io.pictures import Picture
 from unseg.noise import upsample_noise
-from unseg.protection.methods import strips
 from unseg.protection.reading.point_mask import mask_from_points
 from unseg.protection.reading.prompts import mask_tensor
 from unseg.types import VOID_CLASS
 from unseg.utils.errors import UserError
 
 RegionMode = Literal["all", "classes", "single", "things"]
+
+_STRIP = 1 << 20
+"""Pixels of the official map that are made at a time."""
 
 _OPEN_BACKGROUND = -2
 """Class of the pixels of no object, in sets that label objects alone."""
@@ -184,7 +186,9 @@ def official_region(mask: np.ndarray, *, image_size: int = 1024, grid: int = 256
     prompt = mask_prompt(mask_tensor(mask), image_size=image_size, mask_size=grid) / 255
     height, width = mask.shape
     region = np.empty((height, width), bool)
-    for first, last in strips(height, width, device=prompt.device):
+    step = max(_STRIP // width, 1)
+    for first in range(0, height, step):
+        last = min(first + step, height)
         rows = upsample_noise(prompt, (height, width), rows=(first, last))
         region[first:last] = rounded(rows)[0, 0].numpy() > 0
     return region

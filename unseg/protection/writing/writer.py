@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
+import torch
 
 from unseg.io.encode import encode_picture
 from unseg.io.files import FileContent, atomic_write_bytes, make_folder, read_file
 from unseg.io.pictures import OutputFormat, Picture, read_picture
+from unseg.protection.methods import strips
 from unseg.protection.reading.item import Subject
 from unseg.protection.writing.budget_check import keeps_budget, measure
 from unseg.protection.writing.manifest import PROTECTED, UNPROTECTED
 from unseg.utils.errors import UserError
 
 
-@dataclass(frozen=True)
+@dataclass
 class WriteJob:
     """One picture to be written.
 
     Attributes:
         subject: the clean picture and its region.
-        pixels: (H, W, C) protected pixels, or None where nothing is protected.
+        pixels: (H, W, C) protected pixels, or None where nothing is protected. They are let go
+            once they are encoded.
         input_sha256: SHA-256 of the input file.
         path: where the output goes.
         output: the same, relative to the output folder, POSIX.
@@ -44,6 +48,10 @@ class WriteJob:
     bounds: tuple[float, float] | None
     original: FileContent | None = None
     noise_path: Path | None = None
+    is_protected: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.is_protected = self.pixels is not None
 
 
 def write_protected(job: WriteJob) -> dict[str, Any]:
@@ -61,30 +69,26 @@ def write_protected(job: WriteJob) -> dict[str, Any]:
     if job.format == "JPEG" and (clean.alpha is not None or clean.max_value > 255):
         what = "transparency" if clean.alpha is not None else "16 bits a channel"
         raise UserError(f"{subject.key}: has {what}, which JPEG cannot hold; set output.format=png")
-    if job.pixels is None and job.original is not None and _may_copy_bytes(job):
-        atomic_write_bytes(job.path, job.original.data)
-    else:
-        changed = clean if job.pixels is None else clean.with_pixels(job.pixels)
-        atomic_write_bytes(job.path, encode_picture(changed, job.format, quality=job.quality))
+    atomic_write_bytes(job.path, _encoded(job))
     try:
         file = read_file(job.path)
         written = read_picture(file)
         measured = _measured(job, written)
-    except UserError:
+    except Exception:
         job.path.unlink(missing_ok=True)
         raise
     if job.noise_path is not None:
         _write_noise(job, written)
     entry: dict[str, Any] = {
         "key": subject.key,
-        "status": UNPROTECTED if job.pixels is None else PROTECTED,
+        "status": PROTECTED if job.is_protected else UNPROTECTED,
         "output": job.output,
         "height": clean.size[0],
         "width": clean.size[1],
         "mode": clean.mode,
         **measured.as_dict(),
         "budget": list(job.bounds) if job.bounds is not None else None,
-        "prompt": subject.prompt_kind if job.pixels is not None else None,
+        "prompt": subject.prompt_kind if job.is_protected else None,
         "num_prompts": len(subject.instances) or len(subject.prompts),
         "region": subject.region_source,
         "input_sha256": job.input_sha256,
@@ -95,6 +99,22 @@ def write_protected(job: WriteJob) -> dict[str, Any]:
     if notes:
         entry["notes"] = notes
     return entry
+
+
+def _encoded(job: WriteJob) -> bytes:
+    """The bytes of the file; the job's pixels are gone then."""
+    clean, pixels = job.subject.picture, job.pixels
+    job.pixels = None
+    if pixels is None:
+        if job.original is not None and _may_copy_bytes(job):
+            return job.original.data
+        return encode_picture(clean, job.format, quality=job.quality)
+    if job.format == "PNG" and pixels.shape[2] == 3 and clean.alpha is None:
+        # The encoder wants blue first: turned round where they lie, they need no second picture.
+        for first, last in strips(*clean.size, device=torch.device("cpu")):
+            pixels[first:last] = cv2.cvtColor(pixels[first:last], cv2.COLOR_RGB2BGR)
+        pixels = pixels[:, :, ::-1]
+    return encode_picture(clean.with_pixels(pixels), job.format, quality=job.quality)
 
 
 def amplified(clean: np.ndarray, protected: np.ndarray, *, limit: float) -> np.ndarray:
@@ -126,7 +146,7 @@ def _measured(job: WriteJob, written: Picture) -> Any:
             f"{clean.pixels.dtype} {clean.pixels.shape}; set output.format=png"
         )
     measured = measure(clean.pixels, written.pixels, job.subject.region)
-    bounds = (0.0, 0.0) if job.pixels is None else job.bounds
+    bounds = job.bounds if job.is_protected else (0.0, 0.0)
     if bounds is not None and job.format != "JPEG" and not keeps_budget(measured, bounds):
         raise UserError(
             f"{job.path}: the written file changes pixels by {measured.linf_inside:g} inside and "
@@ -146,7 +166,10 @@ def _write_noise(job: WriteJob, written: Picture) -> None:
     assert job.noise_path is not None
     clean = job.subject.picture
     limit = job.bounds[0] if job.bounds is not None else 8
-    shown = amplified(clean.pixels, written.pixels, limit=limit)
+    shown = np.empty(clean.pixels.shape, np.uint8)
+    for first, last in strips(*clean.size, device=torch.device("cpu")):
+        rows = slice(first, last)
+        shown[rows] = amplified(clean.pixels[rows], written.pixels[rows], limit=limit)
     make_folder(job.noise_path.parent)
     picture = Picture(pixels=shown)
     picture = replace(picture, mode="L" if picture.is_grey else "RGB")
