@@ -26,6 +26,12 @@ NUM_LOOKED_AT = 24
 PNG_BYTES = 3 * 0.85
 """Bytes on the disk for a pixel of a protected picture: noise compresses badly."""
 
+NUM_WORKERS = 4
+"""Workers of a process beside a GPU where the configuration says none."""
+
+BATCHES_AHEAD = 2
+"""Batches that torch's loader decodes ahead for each worker."""
+
 FRAME_BYTES = 4
 """Bytes in memory for a pixel of the frame: three colours and the label."""
 
@@ -140,24 +146,25 @@ def _disk_line(config: EvaluateConfig, cells: list[Cell], sets: dict[str, list[S
 
 
 def _memory_line(config: EvaluateConfig, cells: list[Cell], sets: dict[str, list[Split]]) -> str:
-    """What the ranks of the largest cell keep: published and clean pictures in its frame."""
-    needed = max(
-        config.ranks_per_cell
-        * min(
-            FRAME_BYTES * _frame_pixels(config, cell) * (2 * train.count + 2 * test.count),
-            config.victims[cell.victim].recipe.cache_gib * 2**30,
-        )
-        for cell in cells
-        if cell.data in sets
-        for train, test in [sets[cell.data]]
-    )
+    """Of one process: its cache, or all pictures where they take less, and what is on the way.
+
+    A process has the clean and the published pictures of both splits at most.
+    """
+    largest, needed = 0.0, 0.0
+    for cell in (cell for cell in cells if cell.data in sets):
+        recipe = config.victims[cell.victim].recipe
+        picture = FRAME_BYTES * recipe.image_size**2
+        pictures = picture * sum(2 * split.count for split in sets[cell.data])
+        workers = NUM_WORKERS if config.num_workers is None else config.num_workers
+        waiting = BATCHES_AHEAD * max(workers, 1) * recipe.batch_size * picture
+        largest = max(largest, pictures)
+        needed = max(needed, min(pictures, recipe.cache_gib * 2**30) + waiting)
     there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    what = f"{_gb(needed)} of pictures kept by the largest cell"
-    return _line("host memory", what, needed, there, "in this machine")
-
-
-def _frame_pixels(config: EvaluateConfig, cell: Cell) -> int:
-    return config.victims[cell.victim].recipe.image_size ** 2
+    what = (
+        f"{_gb(needed)} a process for pictures (recipe.cache_gib and batches on the way; all of "
+        f"the largest cell: {_gb(largest)})"
+    )
+    return _line("host memory", what, needed * config.ranks_per_cell, there, "in this machine")
 
 
 def _loading_line(
