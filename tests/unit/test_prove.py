@@ -92,7 +92,7 @@ def test_the_sentence_follows_from_the_numbers(clean, protected, words):
 
 
 def test_the_control_is_named_and_a_victim_that_learnt_nothing_in_a_fold_is_left_out():
-    assert "as much as the tile (0.17)" in sentences(proof_of((0.6,) * 3, (0.5,) * 3))[-1]
+    assert "not to be told from the tile (0.17)" in sentences(proof_of((0.6,) * 3, (0.5,) * 3))[-1]
     assert "more than the tile" in sentences(proof_of((0.6,) * 3, (0.0,) * 3))[-1]
     assert "less than the tile" in sentences(proof_of((0.6,) * 3, (0.6,) * 3))[-1]
     proof = proof_of((0.0, 0.6, 0.6), (0.0, 0.0, 0.0))

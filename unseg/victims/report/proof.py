@@ -95,7 +95,8 @@ def _beside_control(proof: Proof) -> str:
         if math.isnan(gain):
             continue
         margin = _T * std / math.sqrt(FOLDS)
-        word = "as much as" if abs(gain) <= margin else "more than" if gain > 0 else "less than"
+        word = "more than" if gain > 0 else "less than"
+        word = "not to be told from" if abs(gain) <= margin else word
         parts.append(f"{VICTIMS[victim].title}: {word} the tile ({spread(control)[0]:.2f})")
     inside, outside = proof.budget
     note = "" if proof.is_budget_known else ", a guess: no manifest says yours"
