@@ -72,9 +72,23 @@ def test_nothing_is_removed_where_locks_do_not_work(place, monkeypatch):
         assert first.exists()
 
 
+@pytest.fixture
+def usual_signals():
+    """As in a terminal: a test run under nohup or in the background starts with them ignored."""
+    usual = {
+        signal.SIGTERM: signal.SIG_DFL,
+        signal.SIGHUP: signal.SIG_DFL,
+        signal.SIGINT: signal.default_int_handler,
+    }
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
 def test_each_signal_that_ends_the_page_removes_its_files(
-    place, tmp_path, monkeypatch, capsys, name
+    place, tmp_path, monkeypatch, capsys, usual_signals, name
 ):
     pytest.importorskip("gradio", reason="gradio is missing: pip install -e .[demo]")
     from unseg.page import app
