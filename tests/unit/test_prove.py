@@ -92,9 +92,11 @@ def test_the_sentence_follows_from_the_numbers(clean, protected, words):
 
 
 def test_the_control_is_named_and_a_victim_that_learnt_nothing_in_a_fold_is_left_out():
-    assert "not to be told from the tile (0.17)" in sentences(proof_of((0.6,) * 3, (0.5,) * 3))[-1]
+    assert "as much as the tile (0.17)" in sentences(proof_of((0.6,) * 3, (0.5,) * 3))[-1]
     assert "more than the tile" in sentences(proof_of((0.6,) * 3, (0.0,) * 3))[-1]
     assert "less than the tile" in sentences(proof_of((0.6,) * 3, (0.6,) * 3))[-1]
+    wide = sentences(proof_of((0.6,) * 3, (0.0, 0.3, 0.6)))[-1]
+    assert "the folds cannot tell it from the tile (0.17)" in wide
     proof = proof_of((0.0, 0.6, 0.6), (0.0, 0.0, 0.0))
     assert math.isnan(proof.protection("scratch", "protected")[0])
     assert "1.00" in sentences(proof)[0]

@@ -96,7 +96,8 @@ def _beside_control(proof: Proof) -> str:
             continue
         margin = _T * std / math.sqrt(FOLDS)
         word = "more than" if gain > 0 else "less than"
-        word = "not to be told from" if abs(gain) <= margin else word
+        if abs(gain) <= margin:
+            word = "as much as" if abs(gain) < NOTHING_LEFT else "the folds cannot tell it from"
         parts.append(f"{VICTIMS[victim].title}: {word} the tile ({spread(control)[0]:.2f})")
     inside, outside = proof.budget
     note = "" if proof.is_budget_known else ", a guess: no manifest says yours"
