@@ -153,6 +153,8 @@ def inside() -> None:
     from unseg.cli import main
     from unseg.commands._screen import Screen
 
+    # A program in the background is born with Ctrl+C ignored; one in a terminal is not.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     steps = 0
     step = Screen.step
 
