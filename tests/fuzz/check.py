@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import struct
 import subprocess
@@ -147,7 +148,8 @@ def _compare(source: Path, output: Path, result: Result) -> None:
 
 def _independent(path: Path) -> np.ndarray | None:
     """(H, W, C) pixels by Pillow alone, upright; None where Pillow has fewer than the file."""
-    with Image.open(path) as image:
+    # From memory: Pillow turns the size, not the pixels, of a TIFF that it maps from the disk.
+    with Image.open(io.BytesIO(path.read_bytes())) as image:
         if image.mode not in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16") or image.format == "PPM":
             return None
         bits = path.read_bytes()[24] if image.format == "PNG" else 8
