@@ -5,10 +5,10 @@
 
 Makes COUNT pictures and masks in FOLDER (kept for the next call), then, each in its own process:
 protects them; runs again, with all of them finished; protects them once more with RANKS
-processes of which one is killed when half are done, runs that again, and compares every file's
-checksum with those of the first run. Prints seconds, pictures a second and the memory of the
-largest process at each tenth of the way. Exit code 1 if a picture is missing or differs. Linux
-only.
+processes of which one is killed when half are done; runs that to its end, and once more. Compares
+every file's checksum with those of the first run, and looks that each manifest names every picture
+once. Prints seconds, pictures a second and the memory of each rank at each tenth of the way. Exit
+code 1 if a picture is missing, differs or stands twice. Linux only.
 """
 
 from __future__ import annotations
@@ -28,7 +28,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from unseg.protection.writing.manifest import PROTECTED, entries, manifest_files, read_manifest
+from unseg.protection.writing.manifest import (
+    MANIFEST,
+    PROTECTED,
+    entries,
+    manifest_files,
+    read_manifest,
+)
 
 METHODS = {
     "random_sign": ["method=random_sign", "noise.grid=16"],
@@ -45,24 +51,35 @@ class Watched:
         seconds: from its start to its end.
         cpu: seconds of processor time of all its processes, which other work disturbs less.
         code: exit code.
-        memory: MiB of its largest process after each tenth of the pictures.
-        peak: largest of all looks, MiB.
+        memory: MiB of each rank's largest process, by tenth of the pictures done.
+        peak: of each rank, the largest of all looks, MiB.
     """
 
     seconds: float = 0.0
     cpu: float = 0.0
     code: int = 0
-    memory: dict[int, float] = field(default_factory=dict)
-    peak: float = 0.0
+    memory: dict[int, dict[int, float]] = field(default_factory=dict)
+    peak: dict[int, float] = field(default_factory=dict)
 
-    def line(self, name: str, count: int) -> str:
-        """For people."""
-        shown = " ".join(f"{tenth}0%:{mib:.0f}" for tenth, mib in sorted(self.memory.items()))
+    def look(self, by_rank: dict[int, float], tenth: int) -> None:
+        """Note the memory of each rank, MiB, at a tenth of the way."""
+        for rank, mib in by_rank.items():
+            self.peak[rank] = max(self.peak.get(rank, 0.0), mib)
+            self.memory.setdefault(rank, {})[tenth] = mib
+
+    def lines(self, name: str, count: int) -> str:
+        """For people: what was seen, then a line a rank."""
         speed = count / max(self.seconds, 1e-9)
-        return (
+        first = (
             f"{name}: exit {self.code}, {self.seconds:.1f} s, {speed:.0f} pictures/s, "
-            f"{self.cpu:.1f} s of CPU, peak {self.peak:.0f} MiB [{shown}]"
+            f"{self.cpu:.1f} s of CPU"
         )
+        ranks = [
+            f"  rank {rank}: peak {self.peak[rank]:.0f} MiB "
+            + " ".join(f"{tenth}0%:{mib:.0f}" for tenth, mib in sorted(tenths.items()))
+            for rank, tenths in sorted(self.memory.items())
+        ]
+        return "\n".join([first, *ranks])
 
 
 def make_pictures(root: Path, count: int, side: int) -> None:
@@ -117,10 +134,7 @@ def watched(
         while process.poll() is None:
             time.sleep(INTERVAL)
             done += sum(_new_lines(path, places) for path in sorted(out.glob("manifest.part-*")))
-            memory = max((_memory(pid) for pid in [process.pid, *below(process.pid)]), default=0.0)
-            seen.peak = max(seen.peak, memory)
-            if memory and done:
-                seen.memory[10 * done // count] = memory
+            seen.look(memory_of_ranks(process.pid), 10 * done // count)
             if look is not None:
                 look(process.pid, done)
     seen.seconds, seen.code = time.monotonic() - start, process.returncode
@@ -154,6 +168,26 @@ def _memory(pid: int) -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
+def memory_of_ranks(pid: int) -> dict[int, float]:
+    """MiB of the largest process of each rank below a launcher; of a run without one, rank 0's."""
+    found: dict[int, float] = {}
+    for child in below(pid):
+        rank, memory = rank_of(child), _memory(child)
+        if rank is not None and memory:
+            found[rank] = max(found.get(rank, 0.0), memory)
+    alone = _memory(pid)
+    return found or ({0: alone} if alone else {})
+
+
+def rank_of(pid: int) -> int | None:
+    """The rank that a launcher gave to a process; None: none, or it has ended."""
+    try:
+        variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return None
+    return next((int(v[5:]) for v in variables if v.startswith(b"RANK=")), None)
+
+
 def below(pid: int) -> list[int]:
     """Process ids of all descendants."""
     try:
@@ -171,11 +205,7 @@ def kill_one(ranks: int, at: int) -> Callable[[int, int], None]:
         if state["killed"] or done < at:
             return
         for child in below(pid):
-            try:
-                variables = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
-            except OSError:
-                continue
-            if f"RANK={ranks - 1}".encode() in variables:
+            if rank_of(child) == ranks - 1:
                 os.kill(child, signal.SIGKILL)
                 state["killed"] = True
                 print(f"killed rank {ranks - 1} after {done} pictures", flush=True)
@@ -193,8 +223,15 @@ def checksums(out: Path) -> dict[str, str]:
     }
 
 
+def stands_once(out: Path, count: int) -> bool:
+    """Whether the joined manifest has `count` lines, each of another picture."""
+    keys = [entry["key"] for entry in entries(out / MANIFEST)]
+    print(f"{out.name}: {len(keys)} lines, {len(set(keys))} pictures", flush=True)
+    return len(keys) == len(set(keys)) == count
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run all parts; 1 where a picture is missing or differs."""
+    """Run all parts; 1 where a picture is missing, differs or stands twice."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.many_pictures",
         description=__doc__,
@@ -211,29 +248,38 @@ def main(argv: Sequence[str] | None = None) -> int:
     make_pictures(root, given.count, given.side)
     print(f"{given.count} pictures of {given.side} px made in {time.monotonic() - start:.1f} s")
     ok = run_parts(given.folder, root, given.count, METHODS[given.method], given.ranks)
-    print("nothing is missing, nothing differs" if ok else "MISSING OR DIFFERENT")
+    print("nothing is missing, nothing differs" if ok else "MISSING, DIFFERENT OR TWICE")
     return 0 if ok else 1
 
 
 def run_parts(folder: Path, root: Path, count: int, options: Sequence[str], ranks: int) -> bool:
-    """Every part in turn; whether all pictures are there and equal at the end."""
+    """Every part in turn; whether all pictures are there, once and equal, at the end."""
     one, many = folder / "one", folder / "many"
     for out in (one, many):
         shutil.rmtree(out, ignore_errors=True)
     call = command(root, one, options, 1)
-    print(watched(call, one, count).line("one process", count), flush=True)
+    print(watched(call, one, count).lines("one process", count), flush=True)
     first = checksums(one)
-    print(watched(call, one, count).line("again, all finished", count), flush=True)
-    ok = len(first) == count and checksums(one) == first
+    ok = _again(call, one, count, first, "one process") and len(first) == count
     if ranks > 1:
         call = command(root, many, options, ranks)
         dead = watched(call, many, count, kill_one(ranks, count // 2))
-        print(dead.line(f"{ranks} ranks, one dies", count), flush=True)
+        print(dead.lines(f"{ranks} ranks, one dies", count), flush=True)
         left = {entry["key"] for path in manifest_files(many) for entry in entries(path)}
         print(f"{len(left)} pictures were recorded before", flush=True)
-        print(watched(call, many, count).line(f"{ranks} ranks, again", count), flush=True)
-        ok = ok and dead.code != 0 and checksums(many) == first
+        ended = watched(call, many, count)
+        print(ended.lines(f"{ranks} ranks, to the end", count), flush=True)
+        ok = ok and dead.code != 0 and ended.code == 0
+        ok = _again(call, many, count, first, f"{ranks} ranks") and ok
     return ok
+
+
+def _again(call: Sequence[str], out: Path, count: int, first: dict[str, str], who: str) -> bool:
+    """Run what has finished once more; whether each picture is there, once and as in `first`."""
+    again = watched(call, out, count)
+    print(again.lines(f"{who} again, all finished", count), flush=True)
+    is_once = stands_once(out, count)
+    return again.code == 0 and is_once and checksums(out) == first
 
 
 if __name__ == "__main__":

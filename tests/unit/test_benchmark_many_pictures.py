@@ -17,7 +17,9 @@ def test_a_tiny_set_is_protected_and_kept(tmp_path, capsys, monkeypatch, reposit
     assert main([str(tmp_path), "--count", "4", "--ranks", "1"]) == 0
     printed = capsys.readouterr().out
     assert "one process: exit 0" in printed
-    assert "again, all finished: exit 0" in printed
+    assert "one process again, all finished: exit 0" in printed
+    assert "one: 4 lines, 4 pictures" in printed
+    assert "  rank 0: peak" in printed
     assert printed.endswith("nothing is missing, nothing differs\n")
     assert "kept from earlier runs  4" in (tmp_path / "one.log").read_text()
 
@@ -25,9 +27,20 @@ def test_a_tiny_set_is_protected_and_kept(tmp_path, capsys, monkeypatch, reposit
 def test_a_missing_picture_is_exit_code_1(tmp_path, monkeypatch, capsys):
     found = iter([{"a": "1", "b": "2"}, {"a": "1", "b": "2"}, {"a": "1"}])
     monkeypatch.setattr(many_pictures, "checksums", lambda out: next(found))
-    monkeypatch.setattr(many_pictures, "watched", lambda *a: Watched(code=1))
+    monkeypatch.setattr(many_pictures, "watched", lambda *a: Watched(code=int(len(a) > 3)))
+    monkeypatch.setattr(many_pictures, "stands_once", lambda *a: True)
     assert main([str(tmp_path), "--count", "2", "--ranks", "3"]) == 1
-    assert capsys.readouterr().out.endswith("MISSING OR DIFFERENT\n")
+    assert capsys.readouterr().out.endswith("MISSING, DIFFERENT OR TWICE\n")
+
+
+def test_a_picture_that_stands_twice_is_seen(tmp_path, capsys):
+    manifest = tmp_path / "manifest.jsonl"
+    manifest.write_text('{"key": "a"}\n{"key": "b"}\n')
+    assert many_pictures.stands_once(tmp_path, 2)
+    assert not many_pictures.stands_once(tmp_path, 3)
+    manifest.write_text('{"key": "a"}\n{"key": "b"}\n{"key": "b"}\n')
+    assert not many_pictures.stands_once(tmp_path, 3)
+    assert capsys.readouterr().out.endswith(": 3 lines, 2 pictures\n")
 
 
 def test_pictures_are_made_once(tmp_path):
@@ -39,18 +52,25 @@ def test_pictures_are_made_once(tmp_path):
     assert [path.stat().st_mtime_ns for path in paths] == before
 
 
-def test_the_descendants_of_a_process_are_found():
-    code = "import subprocess, sys; subprocess.run(['sleep', '60'])"
+def test_memory_of_descendants_is_told_by_rank():
+    code = "import subprocess, sys; subprocess.run(['sleep', '60'], env={'RANK': '3'})"
     parent = subprocess.Popen([sys.executable, "-c", code])
     try:
         while not below(parent.pid):
             assert parent.poll() is None
         (child,) = below(parent.pid)
         assert below(child) == []
+        while many_pictures.rank_of(child) is None:
+            assert parent.poll() is None
+        seen = Watched()
+        seen.look(many_pictures.memory_of_ranks(parent.pid), 4)
+        assert set(seen.memory) == {3}
+        assert "  rank 3: peak" in seen.lines("sleep", 1)
     finally:
         for pid in below(parent.pid):
             subprocess.run(["kill", str(pid)], check=True)
         parent.wait()
+    assert many_pictures.memory_of_ranks(parent.pid) == {}
 
 
 def test_lines_are_counted_as_a_file_grows(tmp_path):
