@@ -19,10 +19,12 @@ from generate_cases import entries_of, make_set, protect_set
 from unseg.commands.check import main as check
 from unseg.config.dataset import DatasetConfig
 from unseg.data.annotations import build_source
+from unseg.data.annotations.tree import twin_folder
 from unseg.data.header_check import check_dataset
 from unseg.data.hqseg import open_folders, open_list
 from unseg.data.pairs import DataError
 from unseg.utils.errors import UserError
+from unseg.victims.data.load import picture_pairs, protected_file
 
 SIGNS = ("method=random_sign", "noise.grid=8")
 
@@ -175,6 +177,62 @@ def test_no_json_leads_out_of_linked_images(tmp_path, name, format_):
     faults = {item.key: item.fault for item in build_source(config).items()}
     assert ("instances.json" in str(faults.pop(hidden))) or name.startswith("folder")
     assert set(faults.values()) == {None}
+
+
+@pytest.mark.parametrize("lay_out", [the_root, each_folder, each_file])
+def test_links_in_a_folder_protected_before_are_followed(tmp_path, lay_out):
+    config = write_folder_of_images(tmp_path / "set")
+    shutil.copytree(tmp_path / "set", tmp_path / "protected")
+    lay_out(tmp_path / "protected")
+    pairs = picture_pairs(config, tmp_path / "protected")
+    assert [protected.read_bytes() for _, protected in pairs] == [
+        clean.read_bytes() for clean, _ in pairs
+    ]
+
+
+def test_linked_files_protected_before_need_their_folder_named_where_a_list_names_them(tmp_path):
+    config = DatasetConfig(**list_set(tmp_path / "set", "a\n"))
+    (tmp_path / "protected").mkdir()
+    link = tmp_path / "protected/a.png"  # lossless, in another format than the clean one
+    link.symlink_to(tmp_path / "set/im/a.jpg")
+    assert picture_pairs(config, tmp_path / "protected") == [(tmp_path / "set/im/a.jpg", link)]
+    image(tmp_path / "store/a.png")
+    link.unlink()
+    link.symlink_to(tmp_path / "store/a.png")
+    with pytest.raises(UserError, match="name the folder that it leads to in data.links_to"):
+        picture_pairs(config, tmp_path / "protected")
+    named = DatasetConfig(**{**vars(config), "links_to": (str(tmp_path / "store"),)})
+    assert picture_pairs(named, tmp_path / "protected") == [(tmp_path / "set/im/a.jpg", link)]
+
+
+ESCAPES_OF_KEYS = {
+    "climbs": "../secret.jpg",
+    "absolute": "/etc/passwd.png",
+    "climbs inside": "im/../../secret.jpg",
+    "linked file": "link.jpg",
+    "linked file below": "im/link.jpg",
+    "linked file of another format": "other.jpg",
+    "linked folder": "folder/secret.jpg",
+    "drive": "C:\\x.jpg",
+    "backslashes": "..\\secret.jpg",
+}
+
+
+@pytest.mark.parametrize("name", ESCAPES_OF_KEYS)
+@pytest.mark.parametrize("root_is_link", [False, True])
+def test_no_list_leads_out_of_a_folder_protected_before(tmp_path, name, root_is_link):
+    root = tmp_path / "protected"
+    config = DatasetConfig(**list_set(tmp_path / "set", "a\n"))
+    image(root / "im/a.jpg")
+    image(tmp_path / "secret.jpg")
+    for link in ("link.jpg", "im/link.jpg", "other.png"):
+        (root / link).symlink_to(tmp_path / "secret.jpg")
+    (root / "folder").symlink_to(tmp_path)
+    if root_is_link:
+        the_root(root)
+    with pytest.raises(UserError, match=r"below|symbolic"):
+        protected_file(twin_folder(config, root), ESCAPES_OF_KEYS[name])
+    assert protected_file(twin_folder(config, root), "im/a.jpg").is_file()
 
 
 @pytest.mark.parametrize("key", ["images", "labels", "list_file"])

@@ -115,6 +115,17 @@ def trusted_folders(config: DatasetConfig) -> tuple[Path, ...]:
     return (root, *(path_below(root, name) for name in names), *map(Path, config.links_to))
 
 
+def twin_folder(config: DatasetConfig, root: Path) -> Inside:
+    """A folder elsewhere that holds the images once more under the same names.
+
+    Links in it are followed as in the data set's own folders: anywhere where a scan found the
+    names, else to the configured folders.
+    """
+    lists = (config.annotations, config.list_file, *(part.list_file for part in config.parts))
+    is_listed = any(name is not None for name in lists)
+    return Inside(root, trusted_folders(config) if is_listed else None)
+
+
 def existing_folder(path: str | Path) -> Path:
     """The path, if it is a folder."""
     path = Path(path)

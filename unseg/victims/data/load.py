@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
@@ -14,8 +14,8 @@ from unseg.config.dataset import DatasetConfig
 from unseg.config.evaluate import DENSE_TASKS, RecipeConfig
 from unseg.data.annotations import build_source
 from unseg.data.annotations.base import Annotation, AnnotationSource, Item, contiguous_classes
+from unseg.data.annotations.tree import Inside, twin_folder
 from unseg.io.decode import read_rgb
-from unseg.io.files import resolve_inside
 from unseg.io.suffixes import PICTURE_SUFFIXES
 from unseg.types import VOID_CLASS
 from unseg.utils.errors import UserError
@@ -80,7 +80,8 @@ class FramedPictures:
         name: Hashable = None,
     ) -> None:
         self.dataset, self.recipe, self.task = dataset, recipe, task
-        self.protected_root, self.defend, self.is_test = protected_root, defend, is_test
+        self.defend, self.is_test = defend, is_test
+        self._protected = None if protected_root is None else twin_folder(dataset, protected_root)
         self.name: Hashable = object() if name is None else name
         self._source = build_source(dataset)
         self._rank = object_ranks(dataset, task)
@@ -96,9 +97,7 @@ class FramedPictures:
             UserError: the picture or its label is missing, damaged or of another size.
         """
         item, recipe = self._items[row], self.recipe
-        annotation, picture = _read(
-            self._source, item, self.dataset, self.task, self.protected_root
-        )
+        annotation, picture = _read(self._source, item, self.dataset, self.task, self._protected)
         framed, classes, extent = fit_frame(
             picture.image if self.defend is None else self.defend(picture),
             picture.label,
@@ -126,7 +125,7 @@ def _read(
     item: Item,
     dataset: DatasetConfig,
     task: str,
-    protected_root: Path | None,
+    protected: Inside | None,
 ) -> tuple[Annotation, PublishedPicture]:
     """One picture with its label at its own size."""
     annotation = source.read(item)
@@ -138,7 +137,7 @@ def _read(
         class_ids=sorted(source.class_names),
         open_background=has_open_background(dataset),
     )
-    path = item.image_path if protected_root is None else protected_file(protected_root, item.key)
+    path = item.image_path if protected is None else protected_file(protected, item.key)
     pixels = read_rgb(path, max_pixels=dataset.max_pixels)
     if pixels.shape[:2] != label.shape:
         raise UserError(f"{path}: is {pixels.shape[:2]} (H, W) but its label is {label.shape}")
@@ -169,8 +168,10 @@ class PictureFiles:
 
     def __iter__(self) -> Iterator[PublishedPicture]:
         source = build_source(self.dataset)
+        root = self.protected_root
+        protected = None if root is None else twin_folder(self.dataset, root)
         for item in source.items():
-            yield _read(source, item, self.dataset, self.task, self.protected_root)[1]
+            yield _read(source, item, self.dataset, self.task, protected)[1]
 
 
 def has_open_background(dataset: DatasetConfig) -> bool:
@@ -207,19 +208,22 @@ def object_ranks(dataset: DatasetConfig, task: str) -> dict[int, int] | None:
     return {class_id: rank for rank, class_id in enumerate(ids)}
 
 
-def protected_file(root: Path, key: str) -> Path:
-    """The protected picture of a key; its suffix may differ, since lossless files may be PNG."""
-    path = resolve_inside(root, key)
-    if path.is_file():
-        return path
-    for suffix in PICTURE_SUFFIXES:
-        if path.with_suffix(suffix).is_file():
-            return path.with_suffix(suffix)
-    raise UserError(f"{root}: holds no protected picture of {key}; protect the whole set first")
+def protected_file(folder: Inside, key: str) -> Path:
+    """The protected picture of a key; its suffix may differ, since lossless files may be PNG.
+
+    Raises:
+        UserError: there is none, or the name leads out of the folder.
+    """
+    names = (key, *(str(PurePosixPath(key).with_suffix(suffix)) for suffix in PICTURE_SUFFIXES))
+    for path in map(folder.path, names):
+        if path.is_file():
+            return path
+    raise UserError(
+        f"{folder.root}: holds no protected picture of {key}; protect the whole set first"
+    )
 
 
 def picture_pairs(dataset: DatasetConfig, protected_root: Path) -> list[tuple[Path, Path]]:
     """(clean, protected) files of a split."""
-    return [
-        (i.image_path, protected_file(protected_root, i.key)) for i in build_source(dataset).items()
-    ]
+    folder = twin_folder(dataset, protected_root)
+    return [(i.image_path, protected_file(folder, i.key)) for i in build_source(dataset).items()]

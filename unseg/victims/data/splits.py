@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -38,7 +39,9 @@ def split_config(data: VictimDataConfig, split: str, folder: Path) -> DatasetCon
     """
     if _keeps_objects(data, split):
         source = getattr(data, split)
-        return label_config(folder / split, "coco" if source is None else source.format)
+        if source is None:
+            return label_config(folder / split, "coco")
+        return replace(label_config(folder / split, source.format), links_to=source.links_to)
     if data.synthetic is not None:
         return DatasetConfig(
             format="class_png",

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from torch import Tensor
 
 from unseg.config.evaluate import CLEAN, EvaluateConfig
+from unseg.data.annotations.tree import Inside, twin_folder
 from unseg.io.decode import read_rgb
 from unseg.utils import distributed
 from unseg.victims.data.defences import learnt_defences
@@ -39,7 +39,7 @@ def trainer_knowledge(cell: Cell, config: EvaluateConfig, folders: GridFolders) 
     if any(entry.needs_generator and not entry.needs_pairs for entry in entries):
         assert root is not None
         again = make_protected_again(config, folders, cell)
-        known = replace(known, noise_again=_noise_again(root, again))
+        known = replace(known, noise_again=_noise_again(twin_folder(dataset, root), Inside(again)))
     return known
 
 
@@ -67,10 +67,10 @@ def _pairs(cell: Cell, config: EvaluateConfig, folders: GridFolders) -> _Pairs:
     return _Pairs(clean, replace(clean, protected_root=folders.protected(public) / "train"))
 
 
-def _noise_again(published: Path, again: Path) -> Defend:
+def _noise_again(published: Inside, again: Inside) -> Defend:
     def noise(picture: PublishedPicture) -> Tensor:
         before, after = (
-            as_image(read_rgb(protected_file(root, picture.key))) for root in (published, again)
+            as_image(read_rgb(protected_file(folder, picture.key))) for folder in (published, again)
         )
         return after - before
 

@@ -16,6 +16,7 @@ from unseg.config.generate import GenerateConfig
 from unseg.config.load import from_dict, to_dict
 from unseg.data.annotations import AnnotationSource, build_source
 from unseg.data.annotations.base import Annotation, Item
+from unseg.data.annotations.tree import Inside
 from unseg.io.files import atomic_write
 from unseg.io.locks import locked
 from unseg.protection.methods import METHODS
@@ -65,14 +66,14 @@ class _Republished:
     """A data set whose pictures are read from the folder of the protected ones."""
 
     def __init__(self, source: AnnotationSource, root: Path) -> None:
-        self._source, self._root = source, root
+        self._source, self._folder = source, Inside(root)
         self.class_names, self.num_classes = source.class_names, source.num_classes
         self.thing_ids = source.thing_ids
 
     def items(self) -> Sequence[Item]:
         """Under the data set's own names."""
         return [
-            replace(item, image_path=protected_file(self._root, item.key))
+            replace(item, image_path=protected_file(self._folder, item.key))
             for item in self._source.items()
         ]
 
