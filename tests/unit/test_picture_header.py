@@ -144,6 +144,9 @@ def test_a_profile_of_2_mb_is_kept_and_one_of_64_mb_is_named() -> None:
         (16, 0, b"\0\7\0\x08", b"\0\7", [0, 65535]),
         (8, 2, b"\1\2\3\4\5\6", b"\0\4\0\5\0\6", [255, 0]),
         (16, 2, b"\0\1\0\2\0\3\0\4\0\5\0\6", b"\0\1\0\2\0\3", [0, 65535]),
+        (8, 0, b"\x05\x06", b"\x47\x05", [0, 255]),  # bits above the picture's do not count,
+        (8, 0, b"\x05\x06", b"\0\x06PNG!", [255, 0]),  # nor do bytes after the colour
+        (2, 0, b"\x60", b"\xff\xfd", [0, 255]),
     ],
 )
 def test_a_transparent_colour_becomes_alpha_at_every_depth(

@@ -224,7 +224,9 @@ def _converted(
         notes.append("transparent grey converted to an alpha channel")
         grey = np.asarray(image.convert("L"))
         steps = (1 << data[24]) - 1
-        level = clear if mode == "1" else clear * 255 // steps
+        level = (
+            clear if mode == "1" else (clear & steps) * 255 // steps
+        )  # the low bits (PNG 11.3.1)
         return np.dstack([grey, np.where(grey == level, np.uint8(0), np.uint8(255))]), mode
     pixels = values_of(_convert(image, name, clear, icc, notes))
     return pixels[:, :, None] if pixels.ndim == 2 else pixels, mode
