@@ -31,7 +31,7 @@ def write(path: Path, count: int) -> Path:
 def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     seen, elements = [], json_index._elements
 
-    def counted(text: str):  # type: ignore[no-untyped-def]
+    def counted(text: str):
         seen.append(len(text))
         return elements(text)
 

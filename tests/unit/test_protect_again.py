@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from generate_cases import (
     entries_of,
     make_config,
@@ -23,13 +22,7 @@ from unseg.protection.stream import protect_items, record_to
 from unseg.protection.writing.manifest import PartWriter
 from unseg.utils.errors import UserError
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_a_second_run_keeps_everything_and_writes_no_picture(tmp_path):

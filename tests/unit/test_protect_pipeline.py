@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from generate_cases import (
     entries_of,
     make_config,
@@ -24,13 +23,7 @@ from unseg.protection.run import generate
 from unseg.protection.writing.manifest import read_manifest
 from unseg.utils.errors import UserError
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_every_image_is_written_within_its_budget_and_recorded(tmp_path):
