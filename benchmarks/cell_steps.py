@@ -7,8 +7,8 @@ steps. Relative folders of the file are looked for below the working folder. Ano
 program is measured by the same file: `PYTHONPATH=OTHER python benchmarks/cell_steps.py ...`.
 
 Prints the seconds of the whole cell, from an empty run folder to the report, and of a step, as the
-median over the second half of the training. Compare several runs in turn: other work on the machine changes the time
-that a step takes by some percent.
+median over the second half of the training. Compare several runs in turn: other work on the machine
+changes the time that a step takes by some percent.
 """
 
 from __future__ import annotations
