@@ -148,14 +148,15 @@ def _cpu_of_children() -> float:
 
 
 def _new_lines(path: Path, places: dict[Path, int]) -> int:
-    """Lines that a growing file has got since the last look."""
+    """Lines that a growing file has got since the last look; a smaller file is a new one."""
     try:
         with path.open("rb") as file:
-            file.seek(places.get(path, 0))
+            place = places.get(path, 0)
+            file.seek(place if place <= os.fstat(file.fileno()).st_size else 0)
             data = file.read()
+            places[path] = file.tell()
     except FileNotFoundError:  # joined
         return 0
-    places[path] = places.get(path, 0) + len(data)
     return data.count(b"\n")
 
 

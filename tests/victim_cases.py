@@ -10,8 +10,11 @@ import torch
 from unseg.config.dataset import DatasetConfig
 from unseg.config.evaluate import RecipeConfig
 from unseg.victims.data.load import FramedPictures
+from unseg.victims.data.picture_set import Pictures
 from unseg.victims.data.tensor_set import TensorSet
-from unseg.victims.training.fit import FitState
+from unseg.victims.networks.victim import Victim
+from unseg.victims.training.class_map_task import ClassMapTask
+from unseg.victims.training.fit import FitState, fit
 
 RECIPE = RecipeConfig(image_size=16, epochs=4, batch_size=4, lr=3e-3)
 
@@ -67,3 +70,29 @@ class StateCopies:
         self.states.append(copy.deepcopy(state))
         if (state.epoch, state.step) == self.stop:
             raise KeyboardInterrupt
+
+
+def fit_copying(
+    victim: Victim,
+    train: Pictures,
+    *,
+    stop: tuple[int, int] | None = None,
+    every: int = 1,
+    **how: Any,
+) -> list[FitState]:
+    """Fit a victim with seed 5, whole or to a stop; returns copies of its state.
+
+    Args:
+        victim: learns two classes.
+        train: to learn from.
+        stop: and
+        every: see `StateCopies`.
+        **how: further arguments of `fit`, or others than here.
+    """
+    keeper = StateCopies(stop, every=every)
+    how = {"task": ClassMapTask(2), "validation": None, "seed": 5, **how}
+    try:
+        fit(victim, train, keeper=keeper, **how)
+    except KeyboardInterrupt:
+        torch.manual_seed(99)  # what another process would have drawn
+    return keeper.states

@@ -12,10 +12,11 @@ import pytest
 import torch
 import torch.multiprocessing as multiprocessing
 from torch import Tensor, nn
-from victim_cases import RECIPE, MemorySource, StateCopies, tensor_set
+from victim_cases import RECIPE, MemorySource, fit_copying, tensor_set
 
 from unseg.utils import distributed
 from unseg.utils.errors import UserError
+from unseg.victims.data.mixtures import mixed
 from unseg.victims.data.picture_cache import PictureCache
 from unseg.victims.data.picture_set import PictureSet
 from unseg.victims.data.segments import Target, label_targets
@@ -35,7 +36,12 @@ CASES: dict[str, dict[str, Any]] = {
     "ddc_at": {"defence": "ddc_at-0.2", "batch_norm": "frozen", "loss": "ce_dice"},
     "ueraser": {"defence": "ueraser_like-2"},
     "objects": {"defence": "adversarial"},
-    "in parts": {"defence": "shift", "accumulate": 2, "num_workers": 1},
+    "mixture in parts": {
+        "clean_share": 0.4,
+        "defence": "shift",
+        "accumulate": 2,
+        "num_workers": 1,
+    },
 }
 
 
@@ -62,35 +68,45 @@ def small_victim(name: str) -> Victim:
     return kind(network, num_classes=2, divisor=1)
 
 
-def trained(
-    name: str, *, stop: tuple[int, int] | None = None, state: FitState | None = None
-) -> tuple[FitState, Victim]:
-    """One of the cases, whole, to a stop or on from a state."""
+def pictures(*, clean_share: float, num_workers: int) -> PictureSet:
+    clean, cache = tensor_set(77), PictureCache(10_000)
+    inverted = replace(clean, images=255 - clean.images)
+    protected, plain = (
+        PictureSet.of(MemorySource(data, name), cache, num_workers=num_workers)
+        for name, data in (("protected", inverted), ("clean", clean))
+    )
+    return mixed(protected, plain, clean_share, seed=3)
+
+
+def trained(name: str, state: FitState | None = None) -> list[FitState]:
+    """States of one of the cases after every five steps, from the first or on from a state."""
     case = dict(CASES[name])
-    defence, workers = case.pop("defence", "none"), case.pop("num_workers", 0)
-    victim, keeper = small_victim(name), StateCopies(stop, every=5)
-    data = PictureSet.of(MemorySource(tensor_set(77)), PictureCache(10_000), num_workers=workers)
-    try:
-        fit(
-            victim,
-            data,
-            recipe=replace(BASE, **case),
-            task=ClassMapTask(2, batch_size=3),
-            validation=None,
-            clean_test=tensor_set(10, 1),
-            seed=5,
-            defence=defence,
-            state=state,
-            keeper=keeper,
-        )
-    except KeyboardInterrupt:
-        torch.manual_seed(99)
-    return keeper.states[-1], victim
+    defence, share = case.pop("defence", "none"), case.pop("clean_share", 1.0)
+    data = pictures(clean_share=share, num_workers=case.pop("num_workers", 0))
+    return fit_copying(
+        small_victim(name), data, every=5, recipe=replace(BASE, **case), defence=defence,
+        task=ClassMapTask(2, batch_size=3), clean_test=tensor_set(10, 1), state=state,
+    )  # fmt: skip
 
 
-def summary(name: str) -> dict[str, Any]:
-    state, victim = trained(name)
-    return {"curve": state.curve, "victim": victim.state_dict(), "branch": state.branch}
+def summary(states: list[FitState]) -> dict[str, Any]:
+    last = states[-1]
+    return {"curve": last.curve, "victim": last.victim, "branch": last.branch}
+
+
+def whole_and_resumed(name: str) -> dict[str, Any]:
+    """How a case ends, and whether it ends so too from its state in the middle of an epoch."""
+    states = trained(name)
+    whole = summary(states)
+    (middle,) = [state for state in states if (state.epoch, state.step) == (1, 5)]
+    torch.manual_seed(99)  # what another process would have drawn
+    resumed = summary(trained(name, middle))
+    is_equal = resumed["curve"] == whole["curve"] and all(
+        torch.equal(value, resumed[part][key])
+        for part in ("victim", "branch")
+        for key, value in whole[part].items()
+    )
+    return {**whole, "resumes": is_equal}
 
 
 def free_port() -> str:
@@ -107,13 +123,7 @@ def run_rank(rank: int, folder: str, ports: list[str]) -> None:
         os.environ["MASTER_PORT"] = port
         distributed.init_group(size)
         assert (distributed.rank(), distributed.world_size()) == (rank % size, size)
-        names = list(CASES) if size == 2 else ["dice"]
-        found = {name: summary(name) for name in names}
-        whole = found["dice"]
-        stopped, _ = trained("dice", stop=(1, 5))
-        resumed, victim = trained("dice", state=stopped)
-        assert resumed.curve == whole["curve"]
-        assert all(torch.equal(v, whole["victim"][k]) for k, v in victim.state_dict().items())
+        found: dict[str, Any] = {name: whole_and_resumed(name) for name in CASES}
         found["several"] = several(Path(folder), size, rank)
         torch.save(found, f"{folder}/{size}-{rank}.pt")
         distributed.shutdown()
@@ -172,12 +182,13 @@ def difference(left: dict[str, Tensor], right: dict[str, Tensor]) -> float:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_ranks_end_where_one_process_ends(name: str, ranks: dict[tuple[int, int], Any]) -> None:
-    alone = summary(name)
+def test_ranks_end_where_one_process_ends_also_when_they_resume(
+    name: str, ranks: dict[tuple[int, int], Any]
+) -> None:
+    alone = summary(trained(name))
     for place, found in ranks.items():
-        if name not in found:
-            continue
         part = found[name]
+        assert part["resumes"], place
         for key in ("victim", "branch"):
             assert difference(part[key], alone[key]) < 1e-5, (place, key)
         for ours, theirs in zip(part["curve"], alone["curve"], strict=True):

@@ -81,3 +81,5 @@ def test_lines_are_counted_as_a_file_grows(tmp_path):
     with path.open("a") as file:
         file.write("c\n")
     assert many_pictures._new_lines(path, places) == 1
+    path.write_text("d\n")  # joined, and begun again
+    assert many_pictures._new_lines(path, places) == 1

@@ -7,12 +7,12 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from victim_cases import RECIPE, StateCopies, tensor_set
+from victim_cases import RECIPE, fit_copying, tensor_set
 
 from unseg.victims.data.tensor_set import IGNORED_LABEL
 from unseg.victims.networks.registry import build_victim
-from unseg.victims.training.class_map_task import ClassMapTask, segmentation_loss
-from unseg.victims.training.fit import FitState, fit, learning_rate
+from unseg.victims.training.class_map_task import segmentation_loss
+from unseg.victims.training.fit import FitState, learning_rate
 
 
 def run(
@@ -20,23 +20,10 @@ def run(
 ) -> FitState:
     torch.manual_seed(0)
     victim = build_victim("unet_plain", num_classes=2, tiny=True)
-    keeper = StateCopies(stop)
-    arguments = {"recipe": RECIPE} | changes
-    try:
-        fit(
-            victim,
-            tensor_set(10),
-            task=ClassMapTask(2),
-            validation=tensor_set(4, 1),
-            clean_test=tensor_set(6, 2),
-            seed=5,
-            state=state,
-            keeper=keeper,
-            **arguments,
-        )
-    except KeyboardInterrupt:
-        torch.manual_seed(99)  # what another process would have drawn
-    return keeper.states[-1]
+    arguments = {"recipe": RECIPE, "validation": tensor_set(4, 1)} | changes
+    return fit_copying(
+        victim, tensor_set(10), clean_test=tensor_set(6, 2), state=state, stop=stop, **arguments
+    )[-1]
 
 
 @pytest.mark.parametrize("stop", [(2, 0), (2, 1), (0, 2)])

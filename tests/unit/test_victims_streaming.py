@@ -98,6 +98,19 @@ def test_a_streamed_fit_has_the_losses_and_scores_of_one_in_memory(
         assert ours["clean_test"] == pytest.approx(theirs["clean_test"], abs=1e-6)
 
 
+def test_a_picture_that_leaves_the_cache_before_its_step_is_decoded_again() -> None:
+    whole = tensor_set(6)
+    source = MemorySource(whole)
+    cache = PictureCache(2 * whole.select([0]).num_bytes)
+    pictures = PictureSet.of(source, cache, num_workers=1)
+    pictures.load([4, 5])
+    # No set is in use, so a picture for which there is no room empties the cache.
+    chunks = [[4, 0, 1, 2], [4, 5], [3, 0], [2, 5, 4]]
+    for chunk, batch in zip(chunks, pictures.batches(chunks), strict=True):
+        assert same(batch, whole.select(chunk)), chunk
+    assert source.num_decoded > 2  # of which by this process
+
+
 @pytest.mark.parametrize("cached", CACHES)
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("task", ["semantic", "panoptic"])

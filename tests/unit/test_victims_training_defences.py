@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from victim_cases import StateCopies, tensor_set
+from victim_cases import fit_copying, tensor_set
 
 from unseg.config.evaluate import RecipeConfig
 from unseg.utils.errors import UserError
@@ -30,7 +30,7 @@ from unseg.victims.networks.victim import ObjectVictim, Victim
 from unseg.victims.training.adversarial import STEPS, as_tested, bim
 from unseg.victims.training.class_map_task import ClassMapTask, segmentation_loss
 from unseg.victims.training.ddc_at import ExtraBranch
-from unseg.victims.training.fit import FitState, fit
+from unseg.victims.training.fit import FitState
 from unseg.victims.training.training_loss import TrainingLoss
 from unseg.victims.training.ueraser import erase, plasma
 
@@ -63,24 +63,11 @@ def fit_with(
     stop: tuple[int, int] | None = None,
 ) -> tuple[FitState, Victim]:
     victim = tiny_victim() if victim is None else victim
-    keeper = StateCopies(stop)
-    data = tensor_set(8)
-    try:
-        fit(
-            victim,
-            data,
-            recipe=replace(RECIPE, epochs=epochs),
-            task=ClassMapTask(2),
-            validation=None,
-            clean_test=data,
-            seed=5,
-            defence=defence,
-            state=state,
-            keeper=keeper,
-        )
-    except KeyboardInterrupt:
-        torch.manual_seed(99)
-    return keeper.states[-1], victim
+    data, recipe = tensor_set(8), replace(RECIPE, epochs=epochs)
+    states = fit_copying(
+        victim, data, recipe=recipe, clean_test=data, defence=defence, state=state, stop=stop
+    )
+    return states[-1], victim
 
 
 def batch(count: int = 4) -> tuple[Tensor, Tensor]:

@@ -132,16 +132,16 @@ class PictureSet:
     def _keep(self, row: int, picture: TensorSet) -> None:
         self.cache.put(self.sources[self.which[row]].name, int(self.rows[row]), picture)
 
+    def _kept_or_decoded(self, row: int) -> TensorSet:
+        picture = self._kept(row)
+        if picture is None:
+            picture = self.sources[self.which[row]].decode(int(self.rows[row]))
+            self._keep(row, picture)
+        return picture
+
     def _here(self, chunks: Sequence[Rows]) -> Iterator[TensorSet]:
         for chunk in chunks:
-            found = []
-            for row in chunk:
-                picture = self._kept(row)
-                if picture is None:
-                    picture = self.sources[self.which[row]].decode(int(self.rows[row]))
-                    self._keep(row, picture)
-                found.append(picture)
-            yield TensorSet.joined(found)
+            yield TensorSet.joined([self._kept_or_decoded(row) for row in chunk])
 
     def _ahead(self, chunks: Sequence[Rows]) -> Iterator[TensorSet]:
         jobs = _Jobs(self, chunks)
@@ -164,8 +164,10 @@ class PictureSet:
                 for row, picture in fresh.items():
                     self._keep(row, picture)
                 job, batch = _next(decoded, jobs)
-            found = [fresh[row] if row in fresh else self._kept(row) for row in chunk]
-            yield TensorSet.joined([picture for picture in found if picture is not None])
+            # What was kept when the job was given may have left the cache since.
+            yield TensorSet.joined(
+                [fresh[row] if row in fresh else self._kept_or_decoded(row) for row in chunk]
+            )
 
 
 def _next(
@@ -179,10 +181,7 @@ def _next(
 
 
 class _Jobs:
-    """What of each step's rows is not kept: the jobs of the workers, and a list of those given.
-
-    A picture that was kept when its job was passed over is still kept when its step comes.
-    """
+    """What of each step's rows is not kept: the jobs of the workers, and a list of those given."""
 
     def __init__(self, pictures: PictureSet, chunks: Sequence[Rows]) -> None:
         self.pictures, self.chunks = pictures, chunks
