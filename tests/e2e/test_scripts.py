@@ -76,6 +76,15 @@ WRONG: dict[str, list[tuple[list[str], dict[str, str], str]]] = {
         (["bands", "nowhere.yaml"], {}, "nowhere.yaml: no such configuration file"),
         (["bands", "configs/generate/folder.yaml", "data.root=nowhere"], {}, "nowhere"),
     ],
+    "make_checks.py": [
+        ([], {}, "usage: python scripts/make_checks.py FILE"),
+        (["nowhere/checks.safetensors"], {}, "nowhere"),
+    ],
+    "without_looking.py": [
+        ([], {}, "usage: python scripts/without_looking.py CONFIG TEST_LIST"),
+        (["nowhere.yaml", "test.txt"], {}, "nowhere.yaml: no such configuration file"),
+        (["configs/generate/folder.yaml", "test.txt", "data.root=nowhere"], {}, "nowhere"),
+    ],
     "visibility.py": [
         ([], {}, "usage: python scripts/visibility.py OUT"),
         (["out", "nobody"], {}, "nobody"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -57,3 +58,13 @@ def test_a_network_sees_a_coarse_lure_and_none_where_none_is():
         silent, area = seen.seen(network, images, regions)
     assert loud > silent + 0.2
     assert area < 0.75
+
+
+def test_a_guess_from_where_objects_lie_is_worth_what_they_have_in_common():
+    blind = script("without_looking")
+    centre, corner = np.zeros((2, 128, 128), bool)
+    centre[32:96, 32:96], corner[:64, :64] = True, True
+    assert blind.blind_iou(np.array([centre] * 3), np.array([centre] * 2)) == 1
+    both = np.array([centre, centre, corner])
+    assert blind.blind_iou(both, both) == pytest.approx(blind.iou(both, centre))
+    assert blind.blind_iou(np.array([centre]), np.array([~centre])) == 0

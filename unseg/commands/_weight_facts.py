@@ -11,6 +11,7 @@ from torch import Tensor
 from unseg.io.files import sha256_file
 from unseg.io.tensors import WeightFile, state_dict_of, tensors_of
 from unseg.models.formats.mae import MAE_FORMAT
+from unseg.models.formats.pattern import pattern_carrier
 from unseg.models.formats.release import release_header
 from unseg.models.formats.transfer import ENCODER, encoder_shape
 from unseg.models.weights import CHECKPOINT_FORMAT
@@ -36,6 +37,8 @@ def describe(file: WeightFile) -> dict[str, Any]:
 def _kind(file: WeightFile) -> tuple[str, dict[str, Tensor], dict[str, Any]]:
     """The kind of a file in words, its tensors, and what its header says."""
     content = file.content
+    if (carrier := pattern_carrier(file)) is not None:
+        return "pattern", tensors_of(content, file.path), {"carrier": carrier}
     if file.kind == "safetensors":
         header = release_header(file)
         more = {key: header[key] for key in ("build_arguments", "dtype", "parent", "metadata")}

@@ -26,10 +26,12 @@ from unseg.models.embedded import EMBEDDED, embedded_path, resolve_weights
 from unseg.models.formats.imagenet import efficientnet_lite0_path, load_efficientnet_lite0
 from unseg.models.formats.mae import MAE_FORMAT, load_mae, read_mae, save_mae
 from unseg.models.formats.official import export_official, generator_from_official
+from unseg.models.formats.pattern import pattern_carrier, pattern_from_file
 from unseg.models.formats.release import generator_from_release, save_release
 from unseg.models.formats.sam import load_sam, load_sam_parts
 from unseg.models.formats.transfer import LoadReport, check_fit, transfer
 from unseg.models.generator import Generator
+from unseg.models.pattern import Pattern
 from unseg.utils.errors import UserError
 
 __all__ = [
@@ -43,6 +45,7 @@ __all__ = [
     "load_efficientnet_lite0",
     "load_generator",
     "load_mae",
+    "load_noise",
     "load_sam",
     "load_sam_parts",
     "read_mae",
@@ -52,6 +55,21 @@ __all__ = [
 ]
 
 CHECKPOINT_FORMAT = "unseg-checkpoint"
+
+
+def load_noise(
+    path: str | Path, *, parent: str | Path | None = None, device: str | torch.device = "cpu"
+) -> Generator | Pattern:
+    """What protects pictures: a pattern, or a generator as `load_generator` has it.
+
+    Raises:
+        UserError: the file is unsafe, damaged, incomplete or neither.
+    """
+    file = read_weight_file(resolve_weights(path))
+    carrier = pattern_carrier(file)
+    if carrier is None:
+        return _generator_of(file, parent).to(device).eval()
+    return pattern_from_file(file, carrier).to(device).eval()
 
 
 def load_generator(
@@ -71,18 +89,25 @@ def load_generator(
         UserError: the file is unsafe, damaged, incomplete or no generator.
     """
     file = read_weight_file(resolve_weights(path))
+    if pattern_carrier(file) is not None:
+        raise UserError(
+            f"{file.path}: holds a pattern, no network: it protects pictures, but cannot be "
+            "exported or trained"
+        )
+    return _generator_of(file, parent).to(device).eval()
+
+
+def _generator_of(file: WeightFile, parent: str | Path | None) -> Generator:
     if file.kind == "safetensors":
-        generator = generator_from_release(file, parent=parent)
-    elif file.content.get("format") == CHECKPOINT_FORMAT:
-        generator = _generator_from_checkpoint(file)
-    elif file.content.get("format") == MAE_FORMAT:
+        return generator_from_release(file, parent=parent)
+    if file.content.get("format") == CHECKPOINT_FORMAT:
+        return _generator_from_checkpoint(file)
+    if file.content.get("format") == MAE_FORMAT:
         raise UserError(
             f"{file.path}: holds a pre-trained encoder for the surrogate, no generator; load it "
             "with load_mae, or name it in a training configuration"
         )
-    else:
-        generator = generator_from_official(state_dict_of(file), file.path)
-    return generator.to(device).eval()
+    return generator_from_official(state_dict_of(file), file.path)
 
 
 def _generator_from_checkpoint(file: WeightFile) -> Generator:

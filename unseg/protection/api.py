@@ -12,7 +12,7 @@ import torch
 from unseg.data.mask_values import object_of
 from unseg.data.prompt_checks import checked_boxes, checked_points
 from unseg.io.pictures import Picture
-from unseg.models.weights import load_generator as _load_file
+from unseg.models.weights import load_noise
 from unseg.protection.compose import protected_pixels
 from unseg.protection.methods import MethodOptions, UnSeg, full_size_noise
 from unseg.protection.noise_maker import NoiseMaker, PromptedImage
@@ -59,7 +59,7 @@ def load_generator(name_or_path: str | Path | None = None, device: str = "auto")
         (128, 'luma')
     """
     name = "default" if name_or_path is None else name_or_path
-    return _load_file(name, device=pick_device(device))
+    return load_noise(name, device=pick_device(device))
 
 
 def protect(

@@ -16,7 +16,7 @@ from unseg.config.typed import choice_message
 from unseg.data.annotations import AnnotationSource, Beside, Item, build_source
 from unseg.io.decode import image_size
 from unseg.io.files import free_bytes, sha256_file
-from unseg.models.weights import load_generator, resolve_weights
+from unseg.models.weights import load_noise, resolve_weights
 from unseg.noise import Carrier
 from unseg.protection.methods import METHODS, Method, MethodOptions
 from unseg.protection.noise_maker import NoiseMaker, default_batch_size
@@ -201,7 +201,7 @@ def _generator(
         return None, None
     try:
         path = resolve_weights(config.generator.path)
-        model = load_generator(path, parent=config.generator.parent, device=device)
+        model = load_noise(path, parent=config.generator.parent, device=device)
     except UserError as error:
         has_other_way = not method.needs_generator(has_grid=True)
         hint = "; or set noise.grid, then no generator is needed" if has_other_way else ""

@@ -36,7 +36,9 @@ from unseg.utils.errors import UserError
 RELEASE_FORMAT = "unseg-generator"
 VERSION = 1
 
-_HEADER_KEY = "unseg"
+HEADER_KEY = "unseg"
+"""Entry of a safetensors header that is ours."""
+
 _MAX_GROWTH = 4
 
 Storage = Literal["float32", "float16"]
@@ -99,7 +101,7 @@ def save_release(
         text = json.dumps(header, sort_keys=True)
     except (TypeError, ValueError) as error:
         raise UserError(f"{path}: metadata must be plain data (JSON): {error}") from None
-    atomic_write_bytes(path, save(tensors, metadata={_HEADER_KEY: text}))
+    atomic_write_bytes(path, save(tensors, metadata={HEADER_KEY: text}))
 
 
 def generator_from_release(file: WeightFile, *, parent: str | Path | None = None) -> Generator:
@@ -143,7 +145,7 @@ def release_header(file: WeightFile) -> dict[str, Any]:
         UserError: the file is no release of ours, or of a newer version.
     """
     try:
-        header = json.loads(file.header[_HEADER_KEY])
+        header = json.loads(file.header[HEADER_KEY])
         known = header["format"] == RELEASE_FORMAT and int(header["version"]) >= 1
         version = int(header["version"])
     except (KeyError, TypeError, ValueError, OverflowError, RecursionError):
