@@ -9,11 +9,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from generate_cases import save_generator
 from page_cases import KINDS, SIZE, make_pictures, png_of_size, protector
 
 from unseg.commands.protect import main as protect_command
 from unseg.io.pictures import read_picture
+from unseg.models.weights import load_noise
 from unseg.page import protecting
 from unseg.page.handlers import Handlers
 from unseg.page.marks import Marks, Stroke
@@ -92,6 +94,16 @@ def test_the_live_figure_of_a_small_picture_is_the_one_measured(session, picture
     protector().protect(session, [upload], **STRENGTH)
     assert upload.entry is not None
     assert not is_estimate
+    assert psnr == pytest.approx(upload.entry["psnr"], abs=1e-3)
+
+
+def test_a_pattern_protects_as_a_generator_does(session, pictures):
+    upload = session.add(pictures["plain.png"])
+    upload.marks = BOX
+    one = protecting.Protector(load_noise("checks"), torch.device("cpu"))
+    psnr, _ = one.psnr(upload, **STRENGTH)
+    assert one.protect(session, [upload], **STRENGTH) == []
+    assert upload.entry is not None
     assert psnr == pytest.approx(upload.entry["psnr"], abs=1e-3)
 
 
