@@ -1,10 +1,12 @@
 """What a person sees of a change: against plain CIEDE2000, and by colour and size."""
 
+import cv2
 import numpy as np
 import pytest
 from skimage.color import deltaE_ciede2000, rgb2lab
 
-from unseg.victims.data.visibility import visibility
+from unseg.utils.errors import UserError
+from unseg.victims.data.visibility import seen_change, visibility
 
 RNG = np.random.default_rng(0)
 PICTURE = RNG.integers(60, 200, (64, 96, 3)).astype(np.uint8)
@@ -60,3 +62,27 @@ def test_sizes_must_agree(other):
         visibility(PICTURE, other)
     with pytest.raises(ValueError, match="sides >= 7"):
         visibility(PICTURE[:5], PICTURE[:5])
+
+
+def test_a_set_is_the_mean_of_eight_of_its_pictures(tmp_path):
+    pairs = []
+    for number in range(20):
+        level = 8 if number % 2 else 4
+        for name, picture in (("clean", GREY), ("changed", checks(8, (1, -1, 1), level))):
+            cv2.imwrite(str(tmp_path / f"{name}{number}.png"), picture[..., ::-1])
+        pairs.append((tmp_path / f"clean{number}.png", tmp_path / f"changed{number}.png"))
+    rows = np.linspace(0, 19, 8, dtype=int)
+    half, full = (visibility(GREY, checks(8, (1, -1, 1), level)) for level in (4, 8))
+    expected = np.mean([full.delta_e if row % 2 else half.delta_e for row in rows])
+    found = seen_change(pairs)
+    assert found["delta_e"] == pytest.approx(expected)
+    assert half.ssim > found["ssim"] > full.ssim
+    cv2.imwrite(str(tmp_path / "changed0.png"), GREY[:50])
+    with pytest.raises(UserError, match=r"is \(50, 192\) \(H, W\), not \(192, 192\)"):
+        seen_change(pairs[:1])
+
+
+def test_pictures_too_small_to_compare_have_no_figures(tmp_path):
+    cv2.imwrite(str(tmp_path / "tiny.png"), GREY[:5])
+    tiny = tmp_path / "tiny.png"
+    assert seen_change([(tiny, tiny)]) == {"delta_e": None, "delta_e_99": None, "ssim": None}

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
-from skimage.color import deltaE_ciede2000, xyz2lab
-from skimage.metrics import structural_similarity
+
+from unseg.io.decode import read_rgb
+from unseg.utils.errors import UserError
 
 PIXELS_PER_DEGREE = 40.0
 """A screen of 96 dots an inch seen from 60 cm."""
 
+PICTURES = 8
+"""Of a set that are compared; one of 0.2 megapixels takes 0.3 s."""
+
+_SSIM_WINDOW = 7
 _TO_XYZ = np.array(
     [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
 )  # linear sRGB, white D65 (IEC 61966-2-1)
@@ -57,8 +65,11 @@ def visibility(
     Raises:
         ValueError: sizes differ or a side is too short.
     """
-    if clean.shape != changed.shape or min(clean.shape[:2]) < 7:
+    if clean.shape != changed.shape or min(clean.shape[:2]) < _SSIM_WINDOW:
         raise ValueError(f"pictures of {clean.shape} and {changed.shape}: must agree, sides >= 7")
+    from skimage.color import deltaE_ciede2000
+    from skimage.metrics import structural_similarity
+
     seen, seen_changed = (_as_seen(picture, pixels_per_degree) for picture in (clean, changed))
     difference = deltaE_ciede2000(seen, seen_changed)
     return Visibility(
@@ -68,8 +79,42 @@ def visibility(
     )
 
 
+def seen_change(pairs: Sequence[tuple[Path, Path]]) -> dict[str, float | None]:
+    """How a set's change is seen: means over at most `PICTURES` of its pictures, evenly spaced.
+
+    Args:
+        pairs: (clean, changed) files.
+
+    Returns:
+        The attributes of `Visibility` by name; None for all where no picture is large enough, or
+        scikit-image (extra `eval`) is not installed.
+
+    Raises:
+        UserError: a picture cannot be read, or has another size than its clean one.
+    """
+    names = [field.name for field in fields(Visibility)]
+    if find_spec("skimage") is None:
+        return dict.fromkeys(names)
+    chosen = [
+        pairs[i] for i in np.linspace(0, len(pairs) - 1, min(len(pairs), PICTURES), dtype=int)
+    ]
+    found = []
+    for clean, changed in chosen:
+        before, after = read_rgb(clean), read_rgb(changed)
+        if before.shape != after.shape:
+            raise UserError(f"{changed}: is {after.shape[:2]} (H, W), not {before.shape[:2]}")
+        if min(before.shape[:2]) >= _SSIM_WINDOW:
+            found.append(visibility(before, after))
+    return {
+        name: float(np.mean([getattr(one, name) for one in found])) if found else None
+        for name in names
+    }
+
+
 def _as_seen(picture: np.ndarray, pixels_per_degree: float) -> np.ndarray:
     """(H, W, 3) CIELAB of an sRGB picture after the eye's blur of each opponent colour."""
+    from skimage.color import xyz2lab
+
     values = picture.astype(np.float64) / 255
     linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
     opponent = linear @ (_TO_OPPONENT @ _TO_XYZ).T

@@ -23,8 +23,9 @@ from unseg.protection.methods import METHODS
 from unseg.protection.run import generate
 from unseg.utils import distributed
 from unseg.utils.errors import UserError
-from unseg.victims.data.load import protected_file
+from unseg.victims.data.load import picture_pairs, protected_file
 from unseg.victims.data.splits import SPLITS, split_config
+from unseg.victims.data.visibility import seen_change
 from unseg.victims.grid.cells import Cell, GridFolders
 
 _log = logging.getLogger(__name__)
@@ -149,6 +150,7 @@ def _protect(
         "linf": max(summary.linf_inside, summary.linf_outside),
         "psnr": summary.psnr_mean,
         "region_share": summary.region_share_mean,
+        **seen_change(picture_pairs(dataset, folder)),
     }
 
 

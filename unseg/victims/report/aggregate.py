@@ -249,6 +249,9 @@ class Change:
         psnr: in dB.
         region_share: share of the pixels that lie inside the region.
         l2: Euclidean norm of the change of values in [0, 1].
+        delta_e: mean CIEDE2000 as a person sees it, of some of the pictures (`Visibility`).
+        delta_e_99: its 99th percentile.
+        ssim: structural similarity.
     """
 
     data: str
@@ -260,6 +263,9 @@ class Change:
     psnr: float | None
     region_share: float | None
     l2: float | None = None
+    delta_e: float | None = None
+    delta_e_99: float | None = None
+    ssim: float | None = None
 
 
 def changes(config: EvaluateConfig) -> list[Change]:

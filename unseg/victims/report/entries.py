@@ -17,6 +17,7 @@ from unseg.io.files import atomic_write
 from unseg.utils.errors import UserError
 from unseg.victims.data.load import picture_pairs
 from unseg.victims.data.splits import split_config
+from unseg.victims.data.visibility import seen_change
 from unseg.victims.grid.cells import Cell, GridFolders, fingerprint, read_json
 
 CARD = "entry.json"
@@ -93,4 +94,5 @@ def _measure(pairs: list[tuple[Path, Path]]) -> dict[str, Any]:
         "linf": largest,
         "psnr": float(np.mean(ratios)) if ratios else None,
         "region_share": None,
+        **seen_change(pairs),
     }
