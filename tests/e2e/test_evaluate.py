@@ -81,7 +81,8 @@ def test_the_report_holds_every_row_and_the_page_needs_no_other_file(
     assert evaluate([str(path)]) == 0
     run = tmp_path / "run"
     assert (run / "report.md").read_text() == table  # the same grid again: the same table
-    for text in ("random_sign 8/2", "grey+jpeg-75", "clean, 50 % of the pictures", "12.5", "dE00, 99 %"):
+    texts = ("random_sign 8/2", "grey+jpeg-75", "clean, 50 % of the pictures", "12.5", "dE00, 99 %")
+    for text in texts:
         assert text in table
     page = (run / "report.html").read_text()
     assert page.count("data:image/png;base64,") == table.count("](figures/")
