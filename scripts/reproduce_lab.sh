@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# The headline row from scratch: train the two small generators that are shipped, then victims on
-# what they protect, next to signs drawn at random. CPU or GPU; about 1.5 hours on 2 CPU cores.
+# The headline rows from scratch: train the two small generators that are shipped, then victims on
+# what they and `checks` protect, next to signs drawn at random. CPU or GPU; about 2 hours on 2 CPU
+# cores.
 #
 #   bash scripts/reproduce_lab.sh DIR
 #
@@ -28,6 +29,7 @@ done
 .venv/bin/unseg evaluate configs/evaluate/headline.yaml \
     run_dir="$out/headline" \
     data.kvasir.train.root="$data/Kvasir-SEG" data.kvasir.test.root="$data/Kvasir-SEG" \
+    data.kvasir_whole.{train,test}.root="$data/Kvasir-SEG" \
     methods.unseg.generator="$out/lab_default/generator_lab_default.safetensors" \
     methods.robust.generator="$out/lab_robust/generator_lab_robust.safetensors" \
     "${evaluate[@]}"
