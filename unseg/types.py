@@ -1,14 +1,20 @@
-"""The few values that pass between data, models and engine."""
+"""The few values that pass between data, models and engine.
+
+Torch is imported where a tensor is made: who reads files alone needs none.
+"""
 
 from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 ABSENT_LABEL = -2
 """Label of a point slot that holds nothing at all: its token is masked out of every attention."""
@@ -59,6 +65,8 @@ class Prompts:
         if len(set(sizes.values())) > 1:
             raise ValueError(f"prompts disagree on the batch size: {sizes}")
         if self.point_coords is not None and self.point_labels is None:
+            import torch
+
             shape = self.point_coords.shape[:2]
             labels = torch.ones(shape, dtype=torch.int64, device=self.point_coords.device)
             object.__setattr__(self, "point_labels", labels)
@@ -104,6 +112,8 @@ class Prompts:
             parts: prompts, each of a whole batch; kinds and point counts may differ.
             sizes: number of images of each part (a part without any prompt does not know its own).
         """
+        import torch
+
         joined: dict[str, Tensor] = {}
         num_points = max(
             (p.point_coords.shape[1] for p in parts if p.point_coords is not None), default=0

@@ -45,3 +45,12 @@ def test_protecting_a_picture_imports_torch_and_little_else(tmp_path):
 def test_what_lists_and_helps_imports_no_torch():
     for call in (["weights", "list"], ["weights", "--help"], ["protect", "--help"]):
         assert "torch" not in imported(*call), call
+
+
+def test_checking_a_folder_imports_no_torch(tmp_path):
+    for name, level in (("clean", 90), ("out", 94)):
+        (tmp_path / name).mkdir()
+        picture = np.full((24, 32, 3), level, np.uint8)
+        cv2.imwrite(str(tmp_path / name / "photo.png"), picture)
+    call = ("check", str(tmp_path / "out"), "--against", str(tmp_path / "clean"))
+    assert imported(*call) & (NOT_FOR_PROTECTING | {"torch"}) == set()
