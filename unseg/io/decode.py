@@ -200,20 +200,42 @@ def remaining_turn(image: Image.Image) -> int:
     return 1 if image.format == "TIFF" else orientation_of(image)
 
 
+class PixelRows:
+    """Rows of a loaded picture, made into an array when asked for: it lies in memory once.
+
+    Attributes:
+        shape: (H, W, C).
+        dtype: of the values.
+    """
+
+    def __init__(self, image: Image.Image) -> None:
+        self._image = image
+        first = np.asarray(image.crop((0, 0, 1, 1)))
+        self.dtype = first.dtype
+        self.shape = (image.height, image.width, first.size)
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        """(n, W, C) values of a stretch of rows."""
+        first, last, _ = rows.indices(self.shape[0])
+        part = self._image
+        if last - first < self.shape[0]:
+            part = part.crop((0, first, self.shape[1], last))
+        return np.asarray(part).reshape(last - first, *self.shape[1:])
+
+
 def values_of(image: Image.Image) -> np.ndarray:
-    """(H, W) or (H, W, C) values of a loaded picture, in strips: Pillow hands out copies of copies.
+    """(H, W, C) values of a loaded picture, in strips: Pillow hands out copies of copies.
 
     The memory that it takes is the result's alone.
     """
-    width, height = image.size
+    rows = PixelRows(image)
+    height, width, _ = rows.shape
     step = max(_STRIP // width, 1)
     if height <= step:
-        return np.asarray(image)
-    first = np.asarray(image.crop((0, 0, width, step)))
-    values = np.empty((height, *first.shape[1:]), first.dtype)
+        return rows[:]
+    values = np.empty(rows.shape, rows.dtype)
     for top in range(0, height, step):
-        bottom = min(top + step, height)
-        values[top:bottom] = np.asarray(image.crop((0, top, width, bottom)))
+        values[top : top + step] = rows[top : top + step]
     return values
 
 

@@ -6,7 +6,9 @@ colour profile survive; what no output can keep is converted and noted, or refus
 
 from __future__ import annotations
 
+import contextlib
 import io
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -18,6 +20,7 @@ from unseg.io.decode import (
     MAX_PIXELS,
     PROFILE_FAULT,
     REFUSED,
+    PixelRows,
     decoding,
     opened,
     orientation_of,
@@ -141,6 +144,30 @@ def read_picture(path: str | Path | FileContent, *, max_pixels: int = MAX_PIXELS
     return picture
 
 
+@contextlib.contextmanager
+def read_back(file: FileContent) -> Iterator[np.ndarray | PixelRows]:
+    """The pixels that `read_picture` gives of a file, by rows, for as long as the context lasts.
+
+    An 8-bit PNG without alpha, the usual output, is decoded once and never copied as a whole.
+
+    Raises:
+        UserError: as `read_picture`.
+    """
+    with opened(file, MAX_PIXELS) as image:
+        if _is_plain_png(image, file.data):
+            with decoding(file.path):
+                image.load()
+            yield PixelRows(image)
+            return
+    yield read_picture(file).pixels
+
+
+def _is_plain_png(image: Image.Image, data: bytes) -> bool:
+    """Whether Pillow's values are the picture's: grey or RGB of 8 bits, upright."""
+    is_8_bit = image.format == "PNG" and image.mode in ("L", "RGB") and _bits(image, data) == 8
+    return is_8_bit and "transparency" not in image.info and orientation_of(image) == 1
+
+
 def _decode(image: Image.Image, file: FileContent) -> Picture:
     data = file.data
     notes: list[str] = []
@@ -228,8 +255,7 @@ def _converted(
             clear if mode == "1" else (clear & steps) * 255 // steps
         )  # the low bits (PNG 11.3.1)
         return np.dstack([grey, np.where(grey == level, np.uint8(0), np.uint8(255))]), mode
-    pixels = values_of(_convert(image, name, clear, icc, notes))
-    return pixels[:, :, None] if pixels.ndim == 2 else pixels, mode
+    return values_of(_convert(image, name, clear, icc, notes)), mode
 
 
 def _convert(

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 import cv2
 import numpy as np
 
+from unseg.io.decode import PixelRows
+
 _TOLERANCE = 1e-6
 """Of a measured 16-bit change in 8-bit levels (n / 257 is no exact number)."""
 
@@ -62,12 +64,14 @@ def fraction_note(bounds: tuple[float, float] | None) -> str | None:
     )
 
 
-def measure(clean: np.ndarray, protected: np.ndarray, region: np.ndarray) -> Measurement:
+def measure(
+    clean: np.ndarray, protected: np.ndarray | PixelRows, region: np.ndarray
+) -> Measurement:
     """What changed between two pictures of one shape and type.
 
     Args:
         clean: (H, W, C) uint8 or uint16.
-        protected: the same.
+        protected: the same; each row is asked for once.
         region: (H, W) bool.
     """
     scale = level_scale(int(np.iinfo(clean.dtype).max))

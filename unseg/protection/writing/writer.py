@@ -10,9 +10,10 @@ import cv2
 import numpy as np
 import torch
 
+from unseg.io.decode import PixelRows
 from unseg.io.encode import encode_picture
 from unseg.io.files import FileContent, atomic_write_bytes, make_folder, read_file
-from unseg.io.pictures import OutputFormat, Picture, read_picture
+from unseg.io.pictures import OutputFormat, Picture, read_back
 from unseg.protection.methods import strips
 from unseg.protection.reading.item import Subject
 from unseg.protection.writing.budget_check import keeps_budget, measure
@@ -70,15 +71,18 @@ def write_protected(job: WriteJob) -> dict[str, Any]:
         what = "transparency" if clean.alpha is not None else "16 bits a channel"
         raise UserError(f"{subject.key}: has {what}, which JPEG cannot hold; set output.format=png")
     atomic_write_bytes(job.path, _encoded(job))
+    shown = None
     try:
         file = read_file(job.path)
-        written = read_picture(file)
-        measured = _measured(job, written)
+        with read_back(file) as written:
+            measured = _measured(job, written)
+            if job.noise_path is not None:
+                shown = _shown_noise(job, written)
     except Exception:
         job.path.unlink(missing_ok=True)
         raise
-    if job.noise_path is not None:
-        _write_noise(job, written)
+    if shown is not None:
+        _write_noise(job, shown)
     entry: dict[str, Any] = {
         "key": subject.key,
         "status": PROTECTED if job.is_protected else UNPROTECTED,
@@ -134,18 +138,14 @@ def amplified(clean: np.ndarray, protected: np.ndarray, *, limit: float) -> np.n
     return np.clip(np.round(shown), 0, 255).astype(np.uint8)
 
 
-def _measured(job: WriteJob, written: Picture) -> Any:
-    clean = job.subject.picture
-    same_kind = (written.pixels.shape, written.pixels.dtype) == (
-        clean.pixels.shape,
-        clean.pixels.dtype,
-    )
-    if not same_kind:
+def _measured(job: WriteJob, written: np.ndarray | PixelRows) -> Any:
+    clean = job.subject.picture.pixels
+    if (written.shape, written.dtype) != (clean.shape, clean.dtype):
         raise UserError(
-            f"{job.path}: reads back as {written.pixels.dtype} {written.pixels.shape} instead of "
-            f"{clean.pixels.dtype} {clean.pixels.shape}; set output.format=png"
+            f"{job.path}: reads back as {written.dtype} {written.shape} instead of "
+            f"{clean.dtype} {clean.shape}; set output.format=png"
         )
-    measured = measure(clean.pixels, written.pixels, job.subject.region)
+    measured = measure(clean, written, job.subject.region)
     bounds = job.bounds if job.is_protected else (0.0, 0.0)
     if bounds is not None and job.format != "JPEG" and not keeps_budget(measured, bounds):
         raise UserError(
@@ -162,14 +162,18 @@ def _may_copy_bytes(job: WriteJob) -> bool:
     return job.format == "JPEG" and clean.file_format == "JPEG" and clean.orientation == 1
 
 
-def _write_noise(job: WriteJob, written: Picture) -> None:
-    assert job.noise_path is not None
+def _shown_noise(job: WriteJob, written: np.ndarray | PixelRows) -> np.ndarray:
     clean = job.subject.picture
     limit = job.bounds[0] if job.bounds is not None else 8
     shown = np.empty(clean.pixels.shape, np.uint8)
     for first, last in strips(*clean.size, device=torch.device("cpu")):
         rows = slice(first, last)
-        shown[rows] = amplified(clean.pixels[rows], written.pixels[rows], limit=limit)
+        shown[rows] = amplified(clean.pixels[rows], written[rows], limit=limit)
+    return shown
+
+
+def _write_noise(job: WriteJob, shown: np.ndarray) -> None:
+    assert job.noise_path is not None
     make_folder(job.noise_path.parent)
     picture = Picture(pixels=shown)
     picture = replace(picture, mode="L" if picture.is_grey else "RGB")
