@@ -137,7 +137,9 @@ def _chunked(q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor) -> T
     q, k, v = (t.flatten(0, 1) for t in (q, k, v))
     out = torch.empty_like(q)
     for here, parts in _chunks(len(q), num_keys, CHUNK_SCORES):
-        q_maps, k_maps, v_maps = q[here], k[here].transpose(-2, -1), v[here]
+        # bfloat16 products copy operands that are not contiguous: once here, not in each part.
+        q_maps, v_maps = q[here], v[here].contiguous()
+        k_maps = k[here].transpose(-2, -1).contiguous()
         by_row, by_column = _relative_scores(q_maps, rel_h, rel_w)
         for part in parts:
             scores = (by_row[:, part, :, None] + by_column[:, part, None, :]).flatten(-2)

@@ -147,12 +147,17 @@ class ImageEncoder(ImageEncoderViT):
             else:
                 tokens = self._block(block, tokens)
             if index == self.first_global:
-                early_tokens = tokens
+                early_tokens = tokens if torch.is_grad_enabled() else tokens.clone()
         return tokens, early_tokens
 
     def _block(self, block: Block, tokens: Tensor) -> Tensor:
-        tokens = tokens + block_attention(block, tokens, backend=self.attention_backend)
-        return tokens + block.mlp(block.norm2(tokens))
+        tokens = _residual(tokens, block_attention(block, tokens, backend=self.attention_backend))
+        return _residual(tokens, block.mlp(block.norm2(tokens)))
+
+
+def _residual(tokens: Tensor, branch: Tensor) -> Tensor:
+    """The sum of both, in place of `tokens` where no gradient needs them."""
+    return tokens + branch if torch.is_grad_enabled() else tokens.add_(branch)
 
 
 def _first_and_second_run(
