@@ -22,6 +22,7 @@ WRONG: dict[str, list[tuple[list[str], dict[str, str], str]]] = {
         ([], {}, "usage: python scripts/contact_sheet.py OUT.png"),
         (["sheet.png", "nobody"], {}, "nobody"),
     ],
+    "example_photographs.py": [([], {}, "usage: python scripts/example_photographs.py OUT")],
     "quickstart.sh": [(["fast"], {}, "without arguments; found: fast")],
     "quickstart_report.py": [
         ([], {}, "required: CONFIG"),
