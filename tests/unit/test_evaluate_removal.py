@@ -15,7 +15,7 @@ from unseg.victims.data.defences import known_generator
 from unseg.victims.data.splits import make_pictures
 from unseg.victims.grid.cells import Cell, GridFolders, expand
 from unseg.victims.grid.preflight import check_grid
-from unseg.victims.grid.protected_sets import AGAIN, make_protected
+from unseg.victims.grid.protected_sets import AGAIN, make_protected, make_protected_by_trainer
 from unseg.victims.grid.run_cell import PictureSets
 from unseg.victims.grid.run_grid import run_grid
 
@@ -86,6 +86,36 @@ def test_the_same_generator_nearly_restores_the_clean_pictures(tmp_path: Path) -
     assert (plain - clean).abs().max() == 8
     assert (restored - clean).abs().float().mean() < 0.1  # where values are clipped, some is left
     assert (folders.protected(cell) / AGAIN).is_dir()
+
+
+def test_a_trainer_without_the_key_computes_other_noise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OWNER", "the owner's secret, long enough")
+    options = {"noise.grid": 16, "noise.key": "env:OWNER"}
+    methods = {"tile": MethodConfig(method="tiled_sign", options=options)}
+    config = grid_of(tmp_path, "same-generator", methods=methods)
+    folders, (cell,) = GridFolders(config), expand(config)
+    make_pictures(config.data["scenes"], folders.pictures("scenes"))
+    make_protected(config, folders, cell)
+    clean, plain, removed = (
+        images(config, folders, which, is_protected=is_protected).float()
+        for which, is_protected in (
+            (replace(cell, defence="none"), False), (replace(cell, defence="none"), True),
+            (cell, True),
+        )
+    )  # fmt: skip
+    noise, left = plain - clean, removed - clean
+    assert (noise * left).sum() / noise.square().sum() > 0.9
+    by_trainer = make_protected_by_trainer(config, folders, cell)
+    files = [sorted(p.glob("**/*.png")) for p in (folders.protected(cell) / "train", by_trainer)]
+    assert len(files[0]) == len(files[1]) == 6
+    assert all(a.read_bytes() != b.read_bytes() for a, b in zip(*files, strict=True))
+    monkeypatch.setenv("OWNER", "the owner's other secret")
+    with pytest.raises(UserError, match=r"train: was made with another noise\.key"):
+        make_protected(config, folders, cell)
+    secret = b"the owner's"
+    assert not any(secret in p.read_bytes() for p in tmp_path.rglob("*") if p.is_file())
 
 
 def test_sets_are_shared_by_seeds_unless_a_defence_draws(tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ _FLAGS = {
     "another output.dir": "another --output",
     "output.dir=": "--output ",
     "generator.path": "--generator",
+    "noise.key": "--key",
 }
 """What messages advise to those who have a configuration, and what it is called here."""
 
@@ -152,6 +153,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME_OR_PATH",
         help="embedded generator or weight file (default: %(default)s)",
     )
+    parser.add_argument(
+        "--key", metavar="FILE", help="file with a secret, or env:NAME; the noise depends on it"
+    )
     parser.add_argument("--epsilon", type=float, default=8, help="budget inside, in grey levels")
     parser.add_argument("--epsilon-bg", type=float, default=2, help="budget outside")
     parser.add_argument(
@@ -200,6 +204,7 @@ def _overrides(options: argparse.Namespace, has_folder: bool) -> list[str]:
         "output.format": options.format,
         "output.noise": options.noise,
         "generator.path": options.generator,
+        "noise.key": options.key,
         "noise.epsilon": options.epsilon,
         "noise.epsilon_bg": options.epsilon_bg,
         "run.device": options.device,

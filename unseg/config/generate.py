@@ -38,6 +38,10 @@ class NoiseOptionsConfig:
     carrier: str | None = None
     """Colours and scales of the sign methods (unseg.noise.Carrier), such as `luma` or
     `0.75 luma/2 + 0.25 opponent/4, sharp`; None: as the generator, else rgb."""
+    key: str | None = None
+    """File that holds a secret of 16 to 4096 bytes, or `env:NAME` of an environment variable; never
+    the secret itself. The noise of each picture then depends on it and on the picture, so that who
+    has the program cannot compute it (docs/METHOD.md, "Keyed noise"). None: no secret."""
     psnr: float | None = bounded(None, low=5, high=100)
     """PSNR in dB that methods without a bound are brought to on every image; None: their own
     strength. One that filters the image is only made weaker, never stronger."""
@@ -169,5 +173,7 @@ class GenerateConfig:
         """Faults between sections."""
         if self.prompt.kind == "whole" and self.prompt.per_instance:
             yield "prompt.per_instance", "has no meaning with prompt.kind=whole"
+        if self.prompt.per_instance and self.noise.key is not None:
+            yield "prompt.per_instance", "cannot be combined with noise.key; choose one of the two"
         if self.output.layout == "mirror" and self.run.limit is not None:
             yield "run.limit", "leaves a mirrored data set incomplete; use output.layout=tree"

@@ -44,6 +44,8 @@ def protected_pixels(
     result = np.empty_like(picture.pixels)
     whole = ((0, height),)
     channels = result.shape[2]
+    secret = method.options.key if method.takes_key else None
+    key = key if secret is None else secret.picture(picture.pixels)
     noise = method.shared_noise(key, noise, size=picture.size, channels=channels)
     for first, last in strips(height, width, device=device) if method.by_rows else whole:
         rows = slice(first, last)

@@ -18,7 +18,7 @@ from unseg.io.decode import image_size
 from unseg.io.files import free_bytes, sha256_file
 from unseg.models.weights import load_noise, resolve_weights
 from unseg.noise import Carrier
-from unseg.protection.methods import METHODS, Method, MethodOptions
+from unseg.protection.methods import METHODS, Method, MethodOptions, NoiseKey
 from unseg.protection.noise_maker import NoiseMaker, default_batch_size
 from unseg.protection.reading.item import ModelFrame, SubjectReader
 from unseg.protection.settings import settings_of
@@ -149,6 +149,9 @@ def method_problems(config: GenerateConfig) -> list[str]:
         Carrier.parse(config.noise.carrier or "rgb")
     except ValueError as error:
         problems.append(f"noise.carrier={config.noise.carrier}: {error}")
+    if config.noise.key is not None and not method.takes_key:
+        accepted = ", ".join(name for name, other in METHODS.items() if other.takes_key)
+        problems.append(f"noise.key: is read by {accepted} alone, not by {config.method}")
     for option in fields(config.noise):
         key, value = f"noise.{option.name}", getattr(config.noise, option.name)
         readers = [name for name, other in METHODS.items() if key in other.reads]
@@ -222,6 +225,7 @@ def _method_options(config: GenerateConfig, model: Any) -> MethodOptions:
         psnr=noise.psnr,
         patch=noise.patch,
         classes=noise.classes,
+        key=None if noise.key is None else NoiseKey.read(noise.key),
     )
 
 

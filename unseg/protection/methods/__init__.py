@@ -12,6 +12,7 @@ from unseg.protection.methods.base import Canvas, Method, MethodOptions, strips
 from unseg.protection.methods.class_sign import ClassSign
 from unseg.protection.methods.cuda import Convolutional
 from unseg.protection.methods.jpeg_only import JpegOnly
+from unseg.protection.methods.noise_key import NoiseKey
 from unseg.protection.methods.signs import Checks, FixedSign, RandomSign, TiledSign
 from unseg.protection.methods.synper import LinearSeparable
 from unseg.protection.methods.unseg import Flat, Shuffled, UnSeg, full_size_noise
@@ -21,6 +22,7 @@ __all__ = [
     "Canvas",
     "Method",
     "MethodOptions",
+    "NoiseKey",
     "UnSeg",
     "full_size_noise",
     "strips",

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from unseg.noise import GREY_LEVELS
+from unseg.protection.methods.noise_key import NoiseKey
 from unseg.types import VOID_CLASS
 
 NoiseSource = Literal["own", "partner", "none"]
@@ -29,7 +30,8 @@ class Canvas:
     """One image, ready to be protected.
 
     Attributes:
-        key: the image's name in its data set; randomness derives from it.
+        key: the image's name in its data set, or what stands for it under a secret (`NoiseKey`);
+            randomness derives from it.
         image: (1, C, H, W) float in [0, 1], C = 1 for grey pictures, else 3.
         region: (1, 1, H, W) float, 1 inside the protected region.
         noise: (1, 3, n, n) in [-1, 1] on the grid of the square of side max(H, W), or None for
@@ -75,6 +77,7 @@ class MethodOptions:
         psnr: in dB, what methods without a bound are brought to; None: their own budget.
         patch: side of the pieces that are filled one by one; None: the whole image is one.
         classes: those of the label map, or two: region and rest.
+        key: a secret that the noise depends on, or None.
     """
 
     epsilon: float = 8
@@ -87,6 +90,7 @@ class MethodOptions:
     psnr: float | None = None
     patch: int | None = None
     classes: Literal["label", "region"] = "label"
+    key: NoiseKey | None = None
 
 
 class Method(ABC):
@@ -101,6 +105,7 @@ class Method(ABC):
         has_budget: whether epsilon bounds the change of every pixel.
         by_rows: whether a strip of an image becomes what it is in the whole one, so that a large
             image can be made strip by strip.
+        takes_key: whether its noise may depend on a secret (`noise.key`).
         reads: keys of a generation's configuration that it depends on, beside the budget and
             `run.seed`. Their values are its `settings`.
     """
@@ -110,6 +115,7 @@ class Method(ABC):
     needs_classes: ClassVar[bool] = False
     has_budget: ClassVar[bool] = True
     by_rows: ClassVar[bool] = False
+    takes_key: ClassVar[bool] = False
     reads: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, options: MethodOptions) -> None:
@@ -141,7 +147,10 @@ class Method(ABC):
     @property
     def settings(self) -> dict[str, Any]:
         """Its own part of what decides how a picture looks: a value for each key of `reads`."""
-        return {key: getattr(self.options, key.rpartition(".")[2]) for key in self.reads}
+        values = {key: getattr(self.options, key.rpartition(".")[2]) for key in self.reads}
+        if self.takes_key and self.options.key is not None:
+            values["noise.key"] = self.options.key.fingerprint
+        return values
 
     @classmethod
     def needs_generator(cls, *, has_grid: bool) -> bool:

@@ -35,6 +35,7 @@ class ClassSign(RandomSign):
 
     title = "a code of signs for each class, the same in all images"
     needs_classes = True
+    takes_key = False  # a code that differs from picture to picture is none
     reads: ClassVar[tuple[str, ...]] = ("noise.classes", *RandomSign.reads)
 
     def shared_noise(

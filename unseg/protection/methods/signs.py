@@ -31,7 +31,7 @@ class RandomSign(UnSeg):
     def __call__(self, canvas: Canvas) -> Tensor:
         """`clip(image + budget * signs)`."""
         signs = canvas.noise if canvas.height is not None else None  # that of `shared_noise`
-        signs = self.signs(canvas.key) if signs is None else signs
+        signs = self._keyed(canvas.key, self.signs(canvas.key)) if signs is None else signs
         return self._compose(canvas, signs.to(canvas.image))
 
     def signs(self, key: str) -> Tensor:

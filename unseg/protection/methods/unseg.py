@@ -21,6 +21,7 @@ class UnSeg(Method):
     title = "the generator's noise, loud inside the region"
     noise_from: ClassVar[NoiseSource] = "own"
     by_rows: ClassVar[bool] = True
+    takes_key: ClassVar[bool] = True
 
     def __init__(self, options: MethodOptions) -> None:
         super().__init__(options)
@@ -30,9 +31,9 @@ class UnSeg(Method):
         self, key: str, noise: Tensor | None, *, size: tuple[int, int], channels: int
     ) -> Tensor | None:
         """Of the image's own size where that is small, or its rows too short to be made singly."""
-        del key
         if noise is None:
             return None
+        noise = self._keyed(key, noise)
         noise = self.carrier.grey(noise) if channels == 1 else noise
         if size[0] * size[1] > _ENLARGED_AT_ONCE and size[1] >= _LONG_ROW:
             return noise
@@ -41,7 +42,16 @@ class UnSeg(Method):
     def __call__(self, canvas: Canvas) -> Tensor:
         """`clip(image + budget * noise)`."""
         assert canvas.noise is not None
-        return self._compose(canvas, canvas.noise)
+        # A strip's noise is that of `shared_noise` already.
+        is_whole = canvas.height is None
+        noise = self._keyed(canvas.key, canvas.noise) if is_whole else canvas.noise
+        return self._compose(canvas, noise)
+
+    def _keyed(self, picture: str, noise: Tensor) -> Tensor:
+        """Noise (1, C, n, n) with the signs of a picture's blocks, where there is a secret."""
+        if self.options.key is None:
+            return noise
+        return noise * self.options.key.signs(picture, noise.shape[-1]).to(noise)
 
     def _compose(self, canvas: Canvas, noise: Tensor) -> Tensor:
         """With noise on the grid of the square, or of the whole image's size."""

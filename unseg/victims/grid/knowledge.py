@@ -17,8 +17,8 @@ from unseg.victims.data.load import PictureFiles, as_image, protected_file
 from unseg.victims.data.splits import make_pictures, split_config
 from unseg.victims.grid.cells import Cell, GridFolders
 from unseg.victims.grid.protected_sets import (
-    make_protected,
     make_protected_again,
+    make_protected_by_trainer,
     protected_root,
 )
 
@@ -61,10 +61,10 @@ def _pairs(cell: Cell, config: EvaluateConfig, folders: GridFolders) -> _Pairs:
     public = replace(cell, data=name)
     data = config.data[name]
     distributed.from_main(lambda: make_pictures(data, folders.pictures(name)))
-    make_protected(config, folders, public, splits=("train",))
+    root = make_protected_by_trainer(config, folders, public)
     dataset = split_config(data, "train", folders.pictures(name))
     clean = PictureFiles(dataset, data.task)
-    return _Pairs(clean, replace(clean, protected_root=folders.protected(public) / "train"))
+    return _Pairs(clean, replace(clean, protected_root=root))
 
 
 def _noise_again(published: Inside, again: Inside) -> Defend:

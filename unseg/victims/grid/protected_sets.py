@@ -17,22 +17,26 @@ from unseg.config.load import from_dict, to_dict
 from unseg.data.annotations import AnnotationSource, build_source
 from unseg.data.annotations.base import Annotation, Item
 from unseg.data.annotations.tree import Inside
-from unseg.io.files import atomic_write
+from unseg.io.files import atomic_write, atomic_write_bytes
 from unseg.io.locks import locked
-from unseg.protection.methods import METHODS
+from unseg.protection.methods import METHODS, NoiseKey
 from unseg.protection.run import generate
 from unseg.utils import distributed
 from unseg.utils.errors import UserError
 from unseg.victims.data.load import picture_pairs, protected_file
 from unseg.victims.data.splits import SPLITS, split_config
 from unseg.victims.data.visibility import seen_change
-from unseg.victims.grid.cells import Cell, GridFolders
+from unseg.victims.grid.cells import Cell, GridFolders, read_json
 
 _log = logging.getLogger(__name__)
 
 
 AGAIN = "train_again"
 """Folder beside a set's splits: its protected training pictures, protected once more."""
+BY_TRAINER = "train_by_trainer"
+"""The same: clean training pictures, protected by somebody who has another key."""
+_KEY = "noise.key"
+_TRAINERS_SECRET = b"a trainer has the program and a key of his own"
 
 
 def make_protected(
@@ -59,8 +63,26 @@ def make_protected_again(config: EvaluateConfig, folders: GridFolders, cell: Cel
     dataset = split_config(config.data[cell.data], "train", folders.pictures(cell.data))
     with _locked_for_all(folder):
         source = _Republished(build_source(dataset), folder / "train")
-        _protect_once(config, cell, dataset, folder / AGAIN, source=source)
+        _protect_once(config, cell, dataset, folder / AGAIN, source=source, by_trainer=True)
     return folder / AGAIN
+
+
+def make_protected_by_trainer(config: EvaluateConfig, folders: GridFolders, cell: Cell) -> Path:
+    """Protect a cell's clean training pictures as a trainer can, unless that is done already.
+
+    He has everything but the key. Without one it is the set of `make_protected`.
+
+    Returns:
+        Their folder.
+    """
+    folder = folders.protected(cell)
+    if _KEY not in config.methods[cell.method].options:
+        make_protected(config, folders, cell, splits=("train",))
+        return folder / "train"
+    with _locked_for_all(folder):
+        dataset = split_config(config.data[cell.data], "train", folders.pictures(cell.data))
+        _protect_once(config, cell, dataset, folder / BY_TRAINER, by_trainer=True)
+    return folder / BY_TRAINER
 
 
 class _Republished:
@@ -101,16 +123,39 @@ def _protect_once(
     folder: Path,
     *,
     source: AnnotationSource | None = None,
+    by_trainer: bool = False,
 ) -> None:
     done = folder.with_name(f"{folder.name}.json")
+    method = config.methods[cell.method]
+    if by_trainer and _KEY in method.options:
+        method = _with_trainers_key(method, folder)
+    place = method.options.get(_KEY)
+    fingerprint = None if place is None else NoiseKey.read(place).fingerprint
     if distributed.from_main(done.exists):
+        made_with = (read_json(done) or {}).get(_KEY)
+        if made_with != fingerprint:
+            raise UserError(
+                f"{folder}: was made with another {_KEY} ({made_with}, not {fingerprint}); take "
+                "that key, or another run_dir"
+            )
         return
     if distributed.is_main():
         _log.info("protect %s: %s", folder.name, folder.parent.name)
-    summary = _protect(config, cell, dataset, folder, source)
+    summary = _protect(config, cell, method, dataset, folder, source)
+    if fingerprint is not None:
+        summary[_KEY] = fingerprint
     if distributed.is_main():
         with atomic_write(done, "w") as file:
             json.dump(summary, file, indent=1)
+
+
+def _with_trainers_key(method: MethodConfig, folder: Path) -> MethodConfig:
+    path = folder.with_name("trainer.key")
+    if distributed.is_main():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write_bytes(path, _TRAINERS_SECRET)
+    distributed.from_main(path.is_file)  # the others wait for it
+    return replace(method, options={**method.options, _KEY: str(path)})
 
 
 @contextmanager
@@ -123,13 +168,14 @@ def _locked_for_all(folder: Path) -> Iterator[None]:
 def _protect(
     config: EvaluateConfig,
     cell: Cell,
+    method: MethodConfig,
     dataset: DatasetConfig,
     folder: Path,
     source: AnnotationSource | None,
 ) -> dict[str, Any]:
     """Run the protection pipeline over a split; returns how its pictures changed."""
     protected = generation_config(
-        config.methods[cell.method],
+        method,
         name=cell.method,
         budget=(cell.epsilon, cell.epsilon_bg),
         task=config.data[cell.data].task,
