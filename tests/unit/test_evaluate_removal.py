@@ -38,6 +38,9 @@ def test_what_a_defence_lacks_is_said_before_any_work(tmp_path: Path) -> None:
     folder = {"tile": MethodConfig(method="folder", train_root=str(tmp_path))}
     with pytest.raises(UserError, match=r"methods\.tile: defence same-generator"):
         check_grid(grid_of(tmp_path, "same-generator", methods=folder))
+    keyed = {"tile": MethodConfig(method="tiled_sign", options={"noise.key": "env:NO_SUCH_KEY"})}
+    with pytest.raises(UserError, match=r"methods\.tile: noise\.key=env:NO_SUCH_KEY: there is no"):
+        check_grid(grid_of(tmp_path, "none", methods=keyed))
     with pytest.raises(UserError, match=r"victims\.unet\.weights=none: defence frozen-2"):
         check_grid(grid_of(tmp_path, "frozen-2"))
     check_grid(grid_of(tmp_path, "none", "mean-residual-16", "notch", data=alone))

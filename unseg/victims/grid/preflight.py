@@ -8,7 +8,7 @@ from pathlib import Path
 from unseg.config.dataset import DatasetConfig
 from unseg.config.evaluate import CLEAN, FOLDER, EvaluateConfig
 from unseg.config.typed import choice_message
-from unseg.protection.methods import METHODS
+from unseg.protection.methods import METHODS, NoiseKey
 from unseg.protection.plan import method_problems
 from unseg.utils.errors import UserError
 from unseg.victims.data.defences import (
@@ -140,7 +140,7 @@ def _method_problems(config: EvaluateConfig) -> Iterator[str]:
 
 
 def missing_roots(config: EvaluateConfig) -> Iterator[str]:
-    """Folders and weights that the grid names and that are not there."""
+    """Folders, weights and keys that the grid names and that are not there."""
     for name, victim in config.victims.items():
         if victim.weights_path is not None and not Path(victim.weights_path).exists():
             yield f"victims.{name}.weights_path={victim.weights_path}: no such file"
@@ -155,6 +155,16 @@ def missing_roots(config: EvaluateConfig) -> Iterator[str]:
     for key, root in folders.items():
         if root is not None and not Path(root).is_dir():
             yield f"{key}={root}: no such folder"
+    yield from _missing_keys(config)
+
+
+def _missing_keys(config: EvaluateConfig) -> Iterator[str]:
+    for name, method in config.methods.items():
+        if "noise.key" in method.options:
+            try:
+                NoiseKey.read(str(method.options["noise.key"]))
+            except UserError as error:
+                yield f"methods.{name}: {error}"
 
 
 def _missing_parts(config: EvaluateConfig) -> Iterator[str]:
