@@ -86,17 +86,18 @@ def test_a_keyed_picture_reaches_and_keeps_the_budget(name, channels, dtype):
     assert 0.5 * outside <= found.linf_outside <= outside
 
 
-def test_signs_are_those_of_blocks_and_no_picture_tells_those_of_another():
+def test_signs_are_those_of_cells_and_no_picture_tells_those_of_another():
     key = NoiseKey(SECRET)
     fields = [key.signs(key.picture(np.full((4, 4, 3), i, np.uint8)), 32)[0, 0] for i in range(64)]
     assert {float(value) for field in fields for value in field.unique()} == {-1, 1}
     assert float(torch.stack(fields).mean(0).abs().mean()) < 0.2
     assert float(torch.stack(fields).mean().abs()) < 0.03
-    # Two cells of a block are alike; whether a pair is in one block depends on the picture.
     alike = [float((field[:, 1:] == field[:, :-1]).float().mean()) for field in fields]
-    assert 0.7 < np.mean(alike) < 0.8
-    starts = {bool((field[:, ::2] == field[:, 1::2]).all()) for field in fields}
-    assert starts == {True, False}
+    assert 0.48 < np.mean(alike) < 0.52
+    coarse = key.signs("0" * 64, 9, cells=2)[0, 0]
+    assert coarse.shape == (9, 9)
+    assert torch.equal(coarse[:8:2, :8:2], coarse[1:8:2, 1:8:2])
+    assert not torch.equal(coarse[:, 1:8], coarse[:, 2:9])
 
 
 def test_the_signs_of_a_picture_have_more_than_a_seed_of_torch_can_hold():

@@ -17,9 +17,6 @@ from unseg.utils.errors import UserError
 MIN_BYTES = 16
 """Shorter secrets can be guessed, and each guess can be checked by the fingerprint."""
 MAX_BYTES = 4096
-BLOCK = 2
-"""Side of what gets one sign, in cells of the noise grid. Within a block the pattern stays what
-it is, which is what a victim learns; from block to block it has no phase that pictures share."""
 _ENVIRONMENT = "env:"
 
 
@@ -80,20 +77,22 @@ class NoiseKey:
         return self._derive(b"picture", digest.digest()).hex()
 
     @staticmethod
-    def signs(picture: str, side: int) -> Tensor:
-        """(1, 1, side, side) of -1 and 1, drawn for each block of `BLOCK` x `BLOCK` cells.
+    def signs(picture: str, side: int, *, cells: int = 1) -> Tensor:
+        """(1, 1, side, side) of -1 and 1, drawn for each square of `cells` x `cells`.
+
+        Signs of larger squares, within which a pattern stays, are learnt from other pictures and
+        removed (docs/EXPERIMENTS.md, "Noise under a key").
 
         Args:
             picture: of `picture`; as secret as the key.
-            side: of the noise grid. Where the first block begins is drawn as well.
+            side: of the noise grid.
+            cells: side of the largest cells of a carrier, in cells of the grid.
         """
-        count = side // BLOCK + 2
-        stream = hashlib.shake_256(f"signs {picture}".encode()).digest(2 + -(-(count**2) // 8))
-        bits = np.unpackbits(np.frombuffer(stream, np.uint8, offset=2))[: count**2]
+        count = -(-side // cells)
+        stream = hashlib.shake_256(f"signs {picture}".encode()).digest(-(-(count**2) // 8))
+        bits = np.unpackbits(np.frombuffer(stream, np.uint8))[: count**2]
         signs = torch.from_numpy(bits.astype(np.float32) * 2 - 1).view(1, 1, count, count)
-        signs = signs.repeat_interleave(BLOCK, -1).repeat_interleave(BLOCK, -2)
-        top, left = stream[0] % BLOCK, stream[1] % BLOCK
-        return signs[..., top : top + side, left : left + side]
+        return signs.repeat_interleave(cells, -1).repeat_interleave(cells, -2)[..., :side, :side]
 
     def __repr__(self) -> str:
         return f"NoiseKey({self.fingerprint})"

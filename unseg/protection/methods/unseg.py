@@ -48,10 +48,11 @@ class UnSeg(Method):
         return self._compose(canvas, noise)
 
     def _keyed(self, picture: str, noise: Tensor) -> Tensor:
-        """Noise (1, C, n, n) with the signs of a picture's blocks, where there is a secret."""
+        """Noise (1, C, n, n) with the picture's sign for each cell, where there is a key."""
         if self.options.key is None:
             return noise
-        return noise * self.options.key.signs(picture, noise.shape[-1]).to(noise)
+        cells = max(band.cells for band in self.carrier.bands)
+        return noise * self.options.key.signs(picture, noise.shape[-1], cells=cells).to(noise)
 
     def _compose(self, canvas: Canvas, noise: Tensor) -> Tensor:
         """With noise on the grid of the square, or of the whole image's size."""
