@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The headline rows from scratch: train the two small generators that are shipped, then victims on
-# what they and `checks` protect, next to signs drawn at random. CPU or GPU; about 2 hours on 2 CPU
+# what they and `pattern` protect, next to signs drawn at random. CPU or GPU; about 2 hours on 2 CPU
 # cores.
 #
 #   bash scripts/reproduce_lab.sh DIR

@@ -77,9 +77,9 @@ WRONG: dict[str, list[tuple[list[str], dict[str, str], str]]] = {
         (["bands", "nowhere.yaml"], {}, "nowhere.yaml: no such configuration file"),
         (["bands", "configs/generate/folder.yaml", "data.root=nowhere"], {}, "nowhere"),
     ],
-    "make_checks.py": [
-        ([], {}, "usage: python scripts/make_checks.py FILE"),
-        (["nowhere/checks.safetensors"], {}, "nowhere"),
+    "make_pattern.py": [
+        ([], {}, "usage: python scripts/make_pattern.py FILE"),
+        (["nowhere/pattern.safetensors"], {}, "nowhere"),
     ],
     "without_looking.py": [
         ([], {}, "usage: python scripts/without_looking.py CONFIG TEST_LIST"),

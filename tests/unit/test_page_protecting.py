@@ -100,7 +100,7 @@ def test_the_live_figure_of_a_small_picture_is_the_one_measured(session, picture
 def test_a_pattern_protects_as_a_generator_does(session, pictures):
     upload = session.add(pictures["plain.png"])
     upload.marks = BOX
-    one = protecting.Protector(load_noise("checks"), torch.device("cpu"))
+    one = protecting.Protector(load_noise("pattern"), torch.device("cpu"))
     psnr, _ = one.psnr(upload, **STRENGTH)
     assert one.protect(session, [upload], **STRENGTH) == []
     assert upload.entry is not None

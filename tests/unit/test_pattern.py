@@ -1,4 +1,4 @@
-"""`checks`: a pattern that stands where a generator may."""
+"""`pattern`: what that stands where a generator may."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ CARRIER = "opponent, sharp"
 
 
 def test_the_shipped_file_is_what_its_script_writes_and_its_card_says(tmp_path, monkeypatch):
-    path = tmp_path / "checks.safetensors"
-    script = Path(__file__).parents[2] / "scripts/make_checks.py"
+    path = tmp_path / "pattern.safetensors"
+    script = Path(__file__).parents[2] / "scripts/make_pattern.py"
     monkeypatch.setattr(sys, "argv", [str(script), str(path)])
     with pytest.raises(SystemExit, match="0"):
         runpy.run_path(str(script), run_name="__main__")
-    assert path.read_bytes() == embedded_path("checks").read_bytes()
-    card = embedded_path("checks").with_suffix(".md").read_text(encoding="utf-8")
+    assert path.read_bytes() == embedded_path("pattern").read_bytes()
+    card = embedded_path("pattern").with_suffix(".md").read_text(encoding="utf-8")
     assert sha256_file(path) in card
     for heading in ("Training", "Data and terms", "Measured protection", "Limits"):
         assert f"## {heading}" in card
 
 
 def test_its_noise_is_the_same_for_every_picture_and_prompt():
-    pattern = load_noise("checks")
+    pattern = load_noise("pattern")
     images = torch.rand(2, 3, pattern.image_size, pattern.image_size)
     noise = pattern(images, Prompts(boxes=torch.tensor([[1.0, 1, 9, 9], [5, 5, 40, 40]])))
     assert noise.shape == (2, 3, 24, 24)
@@ -60,7 +60,7 @@ def test_its_noise_is_the_same_for_every_picture_and_prompt():
 def test_pictures_are_those_of_the_untrained_control_on_its_carrier(tmp_path):
     root = make_set(tmp_path / "in", 4, size=(70, 90))
     protect_set(root, tmp_path / "a", "method=checks", "noise.grid=24", f"noise.carrier={CARRIER}")
-    generate(make_config(root, tmp_path / "b", "generator.path=checks"))
+    generate(make_config(root, tmp_path / "b", "generator.path=pattern"))
     assert tree_bytes(tmp_path / "a") == tree_bytes(tmp_path / "b")
     assert {entry["status"] for entry in entries_of(tmp_path / "b").values()} == {"protected"}
 
@@ -69,7 +69,7 @@ def test_pictures_are_those_of_the_untrained_control_on_its_carrier(tmp_path):
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16])
 def test_arrays_of_any_kind_keep_the_budget_and_grey_carries_brightness(shape, kind):
     flat = np.full(shape, np.iinfo(kind).max // 2, kind)
-    result = unseg.protect(flat, generator=unseg.load_generator("checks"), epsilon=4, epsilon_bg=1)
+    result = unseg.protect(flat, generator=unseg.load_generator("pattern"), epsilon=4, epsilon_bg=1)
     level = 257 if kind is np.uint16 else 1
     assert set(np.unique(abs(result.noise))) == {4 * level}
     if flat.ndim == 3:
@@ -78,11 +78,11 @@ def test_arrays_of_any_kind_keep_the_budget_and_grey_carries_brightness(shape, k
 
 def test_a_pattern_is_no_network_and_says_so(tmp_path, capsys):
     for command, suffix in (("export", ".pth"), ("export-onnx", ".onnx")):
-        assert weights([command, "checks", str(tmp_path / f"x{suffix}")]) == 2
+        assert weights([command, "pattern", str(tmp_path / f"x{suffix}")]) == 2
         assert "holds a pattern, no network" in capsys.readouterr().err
     with pytest.raises(UserError, match="holds a pattern, no network"):
-        load_generator("checks")
-    assert weights(["inspect", "checks", "--json"]) == 0
+        load_generator("pattern")
+    assert weights(["inspect", "pattern", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert (facts["kind"], facts["carrier"], facts["values"]) == ("pattern", CARRIER, 3 * 24 * 24)
 

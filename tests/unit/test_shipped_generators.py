@@ -20,7 +20,7 @@ from unseg.io.tensors import read_weight_file
 from unseg.models.weights import EMBEDDED, embedded_path
 from unseg.types import Prompts
 
-TRAINED = tuple(name for name in EMBEDDED if name != "checks")
+TRAINED = tuple(name for name in EMBEDDED if name != "pattern")
 names = pytest.mark.parametrize("name", TRAINED)
 
 

@@ -10,7 +10,7 @@ from unseg.utils.errors import UserError
 EMBEDDED = {
     "default": "small generator for any picture",
     "robust": "the same with grey noise, trained through JPEG and blur; for smooth pictures",
-    "checks": "no network: coarse green and magenta checks, the strongest so far; lost in grey",
+    "pattern": "no network: coarse green and magenta checks, the strongest so far; lost in grey",
 }
 """Weights that can come with the package, by name."""
 

@@ -1,4 +1,4 @@
-"""Write the pattern that is shipped as `checks`: `python scripts/make_checks.py FILE`."""
+"""Write the pattern that is shipped as `pattern`: `python scripts/make_pattern.py FILE`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CARRIER = "opponent, sharp"
 def main(argv: list[str]) -> int:
     """Write it."""
     if len(argv) != 1:
-        raise UserError("usage: python scripts/make_checks.py FILE")
+        raise UserError("usage: python scripts/make_pattern.py FILE")
     save_pattern(Pattern.checks(CELLS, Carrier.parse(CARRIER)), argv[0])
     return 0
 
