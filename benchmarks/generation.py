@@ -108,7 +108,7 @@ def _host_path(plan: Plan, item: Any, pixels: np.ndarray) -> None:
     subject = plan.reader.read(item, file)
     job = WriteJob(
         subject=subject,
-        pixels=pixels,
+        pixels=pixels.copy(),  # which the encoder turns round where they lie
         input_sha256=file.sha256,
         path=plan.layout.path(item.key),
         output=plan.layout.relative(item.key),

@@ -8,7 +8,7 @@ from benchmarks import start_up
 from benchmarks.__main__ import BENCHMARKS, main, text
 from benchmarks.measure import PeakMemory, Row, Settings, compare
 
-FEW = ["--size", "tiny", "--repeats", "1", "--threads", "1", "--images", "4"]
+FEW = ["--size", "tiny", "--repeats", "2", "--threads", "1", "--images", "4"]
 COMPARING = [name for name in BENCHMARKS if name not in ("scaling", "start_up")]
 
 
