@@ -74,7 +74,7 @@ def traced(run: Callable[[], int]) -> Trace:
         assert run() == 0
     finally:
         sys.setprofile(before)
-        threading.setprofile(None)  # type: ignore[arg-type]
+        threading.setprofile(None)
     return trace
 
 

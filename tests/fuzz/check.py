@@ -154,7 +154,7 @@ def _independent(path: Path) -> np.ndarray | None:
             return None
         bits = path.read_bytes()[24] if image.format == "PNG" else 8
         if image.format == "TIFF":
-            bits = max(np.atleast_1d(image.tag_v2.get(258, 1)))  # type: ignore[attr-defined]
+            bits = max(np.atleast_1d(image.tag_v2.get(258, 1)))
         if (bits == 16 and image.mode != "I;16") or (bits < 8 and "transparency" in image.info):
             return None
         image.load()  # by which Pillow turns a TIFF, and forgets its tag
