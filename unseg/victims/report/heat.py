@@ -55,5 +55,5 @@ def heat_cell(value: float | None, *, mark: str = "", link: str | None = None) -
     mixed = [round(a + (b - a) * share) for a, b in zip(_WEAK, _STRONG, strict=True)]
     text = "#fff" if share > _DARK else "#1c1c1c"
     return HeatCell(
-        f"{value:.2f}{mark}", f"background:#{bytes(mixed).hex()};color:{text}", link=link
+        f"{value:z.2f}{mark}", f"background:#{bytes(mixed).hex()};color:{text}", link=link
     )

@@ -93,7 +93,7 @@ def _mixture_rows(
         percent(row.selected),
         percent(row.best),
         percent(row.clean_part),
-        number(row.marginal, lambda v: f"{100 * v:+.1f}"),
+        number(row.marginal, lambda v: f"{100 * v:+z.1f}"),
     )
     if row.key.clean_share == shares[-1] and row.clean is not None and row.is_clean_defended:
         peak = percent(row.clean_best)

@@ -56,7 +56,7 @@ def verdict(proof: Proof, victim: str) -> str:
     mean, std = spread(proof.protection(victim, "protected"))
     peak, _ = spread(proof.protection(victim, "protected", at_peak=True))
     margin = _T * std / math.sqrt(FOLDS)
-    found = f"{mean:.2f} ± {std:.2f}, at its peak {peak:.2f}"
+    found = f"{mean:z.2f} ± {std:z.2f}, at its peak {peak:z.2f}"
     if mean - margin <= 0 < mean + margin and mean >= NOTHING_LEFT:
         return f"{title}: cannot tell; the folds differ too much ({found})."
     if mean < NOTHING_LEFT:
@@ -79,8 +79,8 @@ def sentences(proof: Proof) -> list[str]:
     if known:
         worst = min(known, key=lambda v: means[v])
         lines.append(
-            f"Worst case: {means[worst]:.2f} ({VICTIMS[worst].title}); with the best epoch "
-            f"{min(peaks[v] for v in known):.2f}."
+            f"Worst case: {means[worst]:z.2f} ({VICTIMS[worst].title}); with the best epoch "
+            f"{min(peaks[v] for v in known):z.2f}."
         )
     lines.append(_beside_control(proof))
     return lines
@@ -98,7 +98,7 @@ def _beside_control(proof: Proof) -> str:
         word = "more than" if gain > 0 else "less than"
         if abs(gain) <= margin:
             word = "as much as" if abs(gain) < NOTHING_LEFT else "the folds cannot tell it from"
-        parts.append(f"{VICTIMS[victim].title}: {word} the tile ({spread(control)[0]:.2f})")
+        parts.append(f"{VICTIMS[victim].title}: {word} the tile ({spread(control)[0]:z.2f})")
     inside, outside = proof.budget
     note = "" if proof.is_budget_known else ", a guess: no manifest says yours"
     told = "; ".join(parts) or "cannot tell"

@@ -61,16 +61,16 @@ def sentences(rows: Sequence[BoardRow]) -> list[str]:
         title = max(best, key=lambda t: statistics.fmean(best[t]))
         cells = len(best[title])
         lines.append(
-            f"Without a defence {title} protects best: {statistics.fmean(best[title]):.2f} on "
-            f"average over {cells} {'cell' if cells == 1 else 'cells'}, {min(best[title]):.2f} in "
+            f"Without a defence {title} protects best: {statistics.fmean(best[title]):z.2f} on "
+            f"average over {cells} {'cell' if cells == 1 else 'cells'}, {min(best[title]):z.2f} in "
             "the worst."
         )
         peaks = [row.peak_protection for row in plain if row.peak_protection is not None]
         if peaks:
             chosen = statistics.fmean(row.protection or 0.0 for row in plain)
             lines.append(
-                f"A trainer who stops at the best epoch faces {statistics.fmean(peaks):.2f} on "
-                f"average instead of {chosen:.2f}, over all {len(plain)} undefended rows."
+                f"A trainer who stops at the best epoch faces {statistics.fmean(peaks):z.2f} on "
+                f"average instead of {chosen:z.2f}, over all {len(plain)} undefended rows."
             )
     lines += _worst_sentence(known)
     return lines
@@ -95,7 +95,7 @@ def _worst_sentence(known: Sequence[BoardRow]) -> Iterator[str]:
     kept = max(worst, key=lambda row: row.protection or 0.0)
     broken = sum((row.protection or 0.0) < BROKEN for row in worst)
     yield (
-        f"Under its worst defence {kept.method.title} keeps most ({kept.protection:.2f}, "
+        f"Under its worst defence {kept.method.title} keeps most ({kept.protection:z.2f}, "
         f"{kept.data.name}, {kept.victim.title}, {kept.defence}); {broken} of {len(worst)} attacks "
         f"fall below {BROKEN:g}."
     )
