@@ -117,7 +117,9 @@ def connections() -> Iterator[list[str]]:
 
 
 @contextlib.contextmanager
-def served(folder: Path, limits: Limits | None = None, generator: Any = None) -> Iterator[Any]:
+def served(
+    folder: Path, limits: Limits | None = None, generator: Any = None, **options: Any
+) -> Iterator[Any]:
     """The page on a free port of 127.0.0.1, with gradio's files below `folder`."""
     from unseg.page.app import serve
 
@@ -125,7 +127,7 @@ def served(folder: Path, limits: Limits | None = None, generator: Any = None) ->
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
     generator = generator or saturated_generator()
-    server = serve(generator, device=torch.device("cpu"), folder=folder, limits=limits)
+    server = serve(generator, device=torch.device("cpu"), folder=folder, limits=limits, **options)
     try:
         yield server
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import multiprocessing
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
+import proof_stub
 import pytest
 from browser_cases import started_browser
 from page_cases import LOADED, check_archive, connections, make_pictures, served
@@ -31,6 +33,8 @@ from page_visitor import (
 
 from unseg.io.pictures import read_picture
 from unseg.page import handlers
+from unseg.page.proving import ProofOffer
+from unseg.victims.grid.prove import COST, FEWEST_PICTURES
 
 pytest.importorskip("gradio", reason="gradio is missing: pip install -e .[demo]")
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
@@ -44,7 +48,9 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory) -> Iterator[Any]:
-    with connections() as asked, served(tmp_path_factory.mktemp("page") / "temporary") as server:
+    folder = tmp_path_factory.mktemp("page") / "temporary"
+    offer = ProofOffer(proof_stub.real_but_for_grey, fewest=FEWEST_PICTURES, cost=COST)
+    with connections() as asked, served(folder, offer=offer) as server:
         yield server
     assert all(ipaddress.ip_address(address).is_loopback for address in asked), asked
 
@@ -182,7 +188,7 @@ def test_every_control_is_reachable_in_a_narrow_window(open_window, pictures, tm
         "Click to upload or drop files", "Shown picture", "Object", "Not object", "Box", "Brush",
         "Eraser", "Size", "Undo", "Clear marks", "Protect this picture", "Protect all pictures",
         "Download this result (PNG)", "Download all with manifest (zip)",
-        "Remove my pictures from the disk",
+        "Remove my pictures from the disk", "Prove it on these pictures",
     }  # fmt: skip
     box = page.locator(".unseg-view canvas").bounding_box()
     assert box["height"] > box["width"] > 180  # upright, as its EXIF tag says
@@ -208,6 +214,43 @@ def test_marks_faster_than_the_server_are_all_taken(open_window, pictures, monke
         everything_is_drawn.set()
     mask_text(page, "the inside of your boxes, corrected by your brush")
     page.wait_for_selector(".unseg-layer:not(.unseg-old)[src^=data]")
+
+
+def protect_a_box(page: Any, picture: Path) -> None:
+    """Load a picture, draw a box on it, protect it."""
+    load(page, picture)
+    press(page, "Box")
+    drag(page, (0.25, 0.25), (0.4, 0.4), (0.6, 0.7))
+    mask_text(page, "the inside of your boxes")
+    protect(page)
+    page.get_by_text("Marked and protected: 1 of the 20 pictures").wait_for()
+    page.get_by_text("about 13 minutes of one CPU core").wait_for()
+    press(page, "Prove it on these pictures")
+
+
+def test_the_page_proves_the_protection_or_says_that_it_cannot_tell(
+    open_window, pictures, tmp_path
+):
+    page = open_window()
+    assert page.get_by_text("Is it protected?").is_hidden()
+    protect_a_box(page, pictures["plain.png"])
+    words = "Too few pictures to tell: 1 with a mask, at least 20 are needed."
+    page.get_by_text(words).wait_for()
+    report = download(page, "Download the report (HTML)", tmp_path)
+    assert report.name == "unseg-proof.html"
+    assert words in report.read_text(encoding="utf-8")
+
+
+def test_a_proof_shows_how_far_it_is_and_is_stopped(open_window, pictures):
+    page = open_window()
+    protect_a_box(page, pictures["grey.png"])
+    page.get_by_text("40 % of the work is done, about ").wait_for()
+    assert page.locator("#unseg-proof progress").get_attribute("value") == "0.400"
+    protect(page)
+    press(page, "Stop the proof")
+    page.get_by_text("The proof was stopped.").wait_for()
+    assert multiprocessing.active_children() == []
+    page.get_by_role("button", name="Prove it on these pictures").wait_for()
 
 
 def leftover(server: Any) -> list[Path]:

@@ -34,7 +34,7 @@ pytestmark = pytest.mark.e2e
 BOX = {"boxes": [[30, 20, 70, 60]]}
 _NAMES = (
     "files", "picture", "canvas", "layer", "mask_text", "psnr", "status", "compare", "download",
-    "download_all",
+    "download_all", "proof_note", "proof_status", "proof_report",
 )  # fmt: skip
 
 

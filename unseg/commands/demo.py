@@ -9,17 +9,24 @@ import os
 import signal
 import socket
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from unseg.commands._run import user_errors
 from unseg.commands._screen import Screen, add_screen_flags
 from unseg.utils.errors import UserError
 
+if TYPE_CHECKING:
+    from unseg.page.proving import ProofJob
+
 DOC = """Open a page in your browser: drop pictures, mark the object, choose the strength, download.
 
   unseg demo --generator weight_dir/generator.safetensors
   unseg demo --port 8000 --no-browser
+
+The page also proves the protection, as `unseg check --prove` does (extra [eval]), in a process of
+its own that ends with the window and with the command.
 
 The page is served to this computer only, answers only its own windows, asks nothing of the network,
 and removes its temporary files when a window closes and when the command ends (Ctrl+C). Those of a
@@ -46,6 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     with _ended_by_signals(), temporary_folder() as folder:
         _set_environment(folder)
         from unseg.page.app import serve
+        from unseg.page.proving import ProofOffer
+        from unseg.victims.grid.prove import COST, FEWEST_PICTURES
 
         server = serve(
             generator,
@@ -55,6 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             port=options.port,
             limits=Limits(megapixels=options.max_megapixels, megabytes=options.max_megabytes),
             open_browser=not options.no_browser,
+            offer=ProofOffer(prove_pictures, fewest=FEWEST_PICTURES, cost=COST),
         )
         try:
             screen.give({"url": server.url})
@@ -66,6 +76,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         finally:
             server.close()
     return 0
+
+
+def prove_pictures(job: ProofJob, on_progress: Callable[[int, int], None]) -> list[str]:
+    """What `unseg check --prove` finds for pictures of the page, in sentences; writes the report.
+
+    Args:
+        job: pictures, masks, and where the report goes.
+        on_progress: takes (done, total) parts of the work.
+    """
+    from unseg.utils.provenance import provenance
+    from unseg.victims.grid.proof_pictures import find_pictures
+    from unseg.victims.grid.prove import prove
+    from unseg.victims.report.page import need_page_packages
+    from unseg.victims.report.proof import words, write_proof
+
+    need_page_packages()
+    found = find_pictures(job.protected, job.clean, job.masks)
+    proof = prove(found, on_progress=on_progress)
+    write_proof(proof, job.page, origin=provenance("unseg demo"))
+    return words(proof)
 
 
 @contextlib.contextmanager

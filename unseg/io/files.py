@@ -103,6 +103,14 @@ def atomic_write_bytes(path: str | Path, data: bytes) -> None:
         file.write(data)
 
 
+def link_or_copy(source: Path, target: Path) -> None:
+    """The same content under a new name: a hard link, or a copy where the disk has none."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
 def atomic_copy(source: Path, target: Path) -> None:
     """Copy a file so that a reader of the target sees the old content or the new, never a part.
 

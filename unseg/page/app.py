@@ -7,7 +7,7 @@ a call by the type of the parameter.
 import shutil
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,16 @@ from unseg.page.guard import Guard
 from unseg.page.handlers import Handlers, Values
 from unseg.page.layout import TITLE, asset, layout, theme
 from unseg.page.protecting import Protector
+from unseg.page.proving import ProofOffer
 from unseg.page.session import Limits, Sessions
 
 _CACHE_SECONDS = 12 * 3600
 _OUTPUTS = (
     "files", "picture", "canvas", "layer", "mask_text", "psnr", "status", "compare", "download",
-    "download_all", "protect", "protect_all", "forget",
+    "download_all", "protect", "protect_all", "forget", "proof", "proof_note", "proof_status",
+    "proof_report",
 )  # fmt: skip
+_PROOF_OUTPUTS = ("proof_status", "prove", "stop_proof", "proof_report")
 
 
 @dataclass
@@ -61,6 +64,7 @@ def serve(
     port: int | None = None,
     limits: Limits | None = None,
     open_browser: bool = False,
+    offer: ProofOffer | None = None,
 ) -> Server:
     """Start the page and return while it is served.
 
@@ -73,6 +77,7 @@ def serve(
         port: None takes a free one.
         limits: of uploads.
         open_browser: open a window of the user's browser.
+        offer: what proves the protection of a window's pictures; None: nothing does.
 
     Raises:
         OSError: the port is taken.
@@ -83,7 +88,7 @@ def serve(
     sessions = Sessions(folder, limits)
     refused: Counter[str] = Counter()
     guard = Middleware(Guard, host=host, folder=folder, limits=limits, refused=refused)
-    blocks = build_page(sessions, Protector(generator, device))
+    blocks = build_page(sessions, Protector(generator, device), offer)
     blocks.queue(default_concurrency_limit=4)
     _, url, _ = blocks.launch(
         server_name=host,
@@ -108,11 +113,11 @@ def serve(
     return Server(url=url, sessions=sessions, blocks=blocks, refused=refused)
 
 
-def build_page(sessions: Sessions, protector: Protector) -> Any:
+def build_page(sessions: Sessions, protector: Protector, offer: ProofOffer | None) -> Any:
     """Gradio's blocks of the page, not yet served."""
     import gradio as gr
 
-    handlers = Handlers(sessions, protector, gr.update)
+    handlers = Handlers(sessions, protector, gr.update, offer)
     with gr.Blocks(
         title=TITLE, analytics_enabled=False, delete_cache=(600, _CACHE_SECONDS)
     ) as page:
@@ -182,11 +187,26 @@ def _wire(gr: Any, page: Any, parts: dict[str, Any], handlers: Handlers) -> None
             **turn,
         )
     parts["forget"].click(forget, None, outputs, api_name="forget")
+    _wire_proof(gr, parts, handlers)
 
     def close(request: gr.Request) -> None:
         handlers.sessions.close(str(request.session_hash))
 
     page.unload(close)
+
+
+def _wire_proof(gr: Any, parts: dict[str, Any], handlers: Handlers) -> None:
+    """Connect what proves. Its events wait for no other ones, nor others for them."""
+
+    def prove(request: gr.Request) -> Iterator[dict[Any, Any]]:
+        for values in handlers.prove(_window(gr, request)):
+            yield _named(parts, values)
+
+    own: dict[str, Any] = {"concurrency_limit": None, "show_progress": "hidden"}
+    outputs = [parts[name] for name in _PROOF_OUTPUTS]
+    parts["prove"].click(prove, None, outputs, api_name="prove", trigger_mode="once", **own)
+    stop = _of_window(gr, parts, handlers.stop_proof)
+    parts["stop_proof"].click(stop, None, outputs, api_name="stop_proof", **own)
 
 
 def _of_window(

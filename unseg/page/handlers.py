@@ -6,9 +6,10 @@ A user's mistake becomes a line of the status; the page goes on.
 
 from __future__ import annotations
 
-import html
 import json
-from collections.abc import Callable, Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,10 @@ from unseg.page.protecting import (
     region_of,
     view_uri,
 )
+from unseg.page.proving import ProofOffer, ProofRun, ProofState, proof_job
 from unseg.page.session import Session, Sessions, Upload
+from unseg.page.words import figure, loaded, progress, status
+from unseg.protection.writing.manifest import PROTECTED
 from unseg.utils.errors import UserError
 
 Values = dict[str, Any]
@@ -38,12 +42,18 @@ class Handlers:
         sessions: the windows.
         protector: the generator.
         update: makes a change of a component's properties (gradio's `update`).
+        offer: what proves; None: nothing does.
     """
 
     def __init__(
-        self, sessions: Sessions, protector: Protector, update: Callable[..., Any]
+        self,
+        sessions: Sessions,
+        protector: Protector,
+        update: Callable[..., Any],
+        offer: ProofOffer | None = None,
     ) -> None:
-        self.sessions, self.protector, self.update = sessions, protector, update
+        self.sessions, self.protector, self.update, self.offer = sessions, protector, update, offer
+        self._turn = threading.Semaphore()
 
     def load(self, window: str, paths: Sequence[str] | None) -> Values:
         """Take uploaded files in and show the first good one of them."""
@@ -59,7 +69,7 @@ class Handlers:
                 except OSError as error:
                     faults.append(f"{path.name}: cannot be read ({error.strerror}); load it again")
             shown = added[0] if added else None
-            lines = [_loaded(upload) for upload in added]
+            lines = [loaded(upload) for upload in added]
             if shown is None:
                 return {"files": None, "status": status(lines, faults)}
             return {
@@ -83,7 +93,7 @@ class Handlers:
             upload = session.uploads.get(key or "")
             if upload is None:
                 return self._nothing()
-            return {**self._shown(session, upload), "status": status([_loaded(upload)])}
+            return {**self._shown(session, upload), "status": status([loaded(upload)])}
 
     def mark(self, window: str, message: str | None) -> Values:
         """Take over what was drawn, and show the mask that it stands for."""
@@ -123,7 +133,7 @@ class Handlers:
                 return {"psnr": status((), [str(error)])}
         if psnr is None:
             return {"psnr": status(["PSNR: nothing changes at this strength."])}
-        return {"psnr": _figure(psnr, is_estimate=is_estimate)}
+        return {"psnr": figure(psnr, is_estimate=is_estimate)}
 
     def protect(
         self,
@@ -162,6 +172,29 @@ class Handlers:
                 return {"status": status((), [str(error)])}
             lines = [describe_result(one) for one in uploads if one.entry is not None]
             return {"status": status(lines, faults), **self._results(session, shown)}
+
+    def prove(self, window: str) -> Iterator[Values]:
+        """Train victims on the window's pictures; what is new about it every second, then its end.
+
+        The window is not locked meanwhile: its pictures can be marked and protected.
+        """
+        session = self.sessions.of(window)
+        try:
+            with session.lock:
+                run = session.proof = self._new_proof(session)
+        except UserError as error:
+            yield {"proof_status": status((), [str(error)])}
+            return
+        with closing(run.states()) as states:
+            for state in states:
+                yield self._proof(state)
+
+    def stop_proof(self, window: str) -> Values:
+        """Stop a proof; `prove` gives its last values."""
+        proof = self.sessions.of(window).proof
+        if proof is not None:
+            proof.stop()
+        return {"stop_proof": self.update(interactive=False)}
 
     def forget(self, window: str) -> Values:
         """Remove all pictures of the window from the disk."""
@@ -205,7 +238,43 @@ class Handlers:
             "compare": json.dumps(comparison(upload)) if upload.output else NO_RESULT,
             "download": self._file(single),
             "download_all": self._file(archive),
+            **self._proof_panel(session),
         }
+
+    def _new_proof(self, session: Session) -> ProofRun:
+        if session.proof is not None and not session.proof.is_over:
+            raise UserError("a proof of these pictures is under way: stop it first")
+        uploads = _provable(session)
+        if self.offer is None or not uploads:
+            raise UserError("mark the object in your pictures and protect them first")
+        return ProofRun(self.offer.prove, proof_job(session.proof_folder(), uploads), self._turn)
+
+    def _proof(self, state: ProofState) -> Values:
+        if state.fault is not None:
+            text = status((), [state.fault])
+        elif state.is_over:
+            text = status(state.found or [state.text])
+        else:
+            text = progress(state)
+        return {
+            "proof_status": text,
+            "prove": self.update(visible=state.is_over),
+            "stop_proof": self.update(visible=not state.is_over, interactive=True),
+            "proof_report": self._file(state.page),
+        }
+
+    def _proof_panel(self, session: Session) -> Values:
+        """Nothing to see until a picture is protected; then what a proof needs and costs."""
+        if self.offer is None or all(one.output is None for one in session.uploads.values()):
+            return {"proof": self.update(visible=False)}
+        count, fewest = len(_provable(session)), self.offer.fewest
+        note = (
+            "Small victims learn from your clean pictures, from the protected ones and from an "
+            "untrained tile, as with `unseg check --prove`. This takes "
+            f"{self.offer.cost}. You can go on meanwhile."
+        )
+        here = f"Marked and protected: {count} of the {fewest} pictures that are needed at least."
+        return {"proof": self.update(visible=True), "proof_note": status([note, here])}
 
     def _file(self, path: Path | None) -> Any:
         """A button that hands a file out, and is not there without one."""
@@ -223,33 +292,16 @@ class Handlers:
             "protect_all": self.update(visible=False),
             "forget": self.update(visible=False),
             "status": "",
+            "proof": self.update(visible=False),
+            "proof_status": "",
+            "proof_report": self._file(None),
         }
 
 
-def status(lines: Iterable[str], faults: Iterable[str] = ()) -> str:
-    """HTML of lines, faults first; names of files are text, never markup."""
-    parts = [f'<div class="unseg-fault">{html.escape(fault)}</div>' for fault in faults]
-    parts += [f"<div>{html.escape(line)}</div>" for line in lines]
-    return f'<div class="unseg-status" role="status">{"".join(parts)}</div>'
-
-
-def _loaded(upload: Upload) -> str:
-    height, width = upload.size
-    notes = f" ({'; '.join(upload.notes)})" if upload.notes else ""
-    return f"{upload.key}: {width} x {height} pixels, {upload.kind}{notes}."
-
-
-def _figure(psnr: float, *, is_estimate: bool) -> str:
-    """HTML of the live figure."""
-    about = "about " if is_estimate else ""
-    return (
-        f'<div class="unseg-figure" role="status"><strong>{about}{psnr:.1f} dB</strong>'
-        f"<span>PSNR: {_visibility(psnr)}</span></div>"
-    )
-
-
-def _visibility(psnr: float) -> str:
-    """A word for a figure; 40 and 33 dB are customary bounds for noise that is spread out."""
-    if psnr >= 40:
-        return "hardly visible"
-    return "visible on smooth areas" if psnr >= 33 else "clearly visible"
+def _provable(session: Session) -> list[Upload]:
+    """Pictures with a protected object."""
+    return [
+        one
+        for one in session.uploads.values()
+        if one.entry is not None and one.entry["status"] == PROTECTED and not one.marks.is_empty
+    ]

@@ -62,7 +62,7 @@ def layout(gr: Any, limits: Limits) -> dict[str, Any]:
         elem_id="unseg-compare",
         padding=False,
     )
-    return parts
+    return parts | _proof(gr)
 
 
 def _pictures(gr: Any, limits: Limits) -> dict[str, Any]:
@@ -121,6 +121,20 @@ def _strength_and_results(gr: Any) -> dict[str, Any]:
         visible=False,
         elem_classes="unseg-quiet",
     )
+    return parts
+
+
+def _proof(gr: Any) -> dict[str, Any]:
+    """What proves the protection, once there is one."""
+    parts: dict[str, Any] = {}
+    with gr.Column(visible=False, elem_id="unseg-proof") as parts["proof"]:
+        _html(gr, "<h2>Is it protected?</h2>", "unseg-part")
+        parts["proof_note"] = _html(gr, "", "unseg-note")
+        with gr.Row():
+            parts["prove"] = gr.Button("Prove it on these pictures")
+            parts["stop_proof"] = gr.Button("Stop the proof", visible=False)
+            parts["proof_report"] = gr.DownloadButton("Download the report (HTML)", visible=False)
+        parts["proof_status"] = gr.HTML("", padding=False, elem_id="unseg-proof-status")
     return parts
 
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
-import shutil
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,6 +22,7 @@ from torch import Tensor
 from unseg.config.generate import GenerateConfig
 from unseg.config.load import load_config
 from unseg.io.encode import png_bytes
+from unseg.io.files import link_or_copy
 from unseg.io.pictures import Picture, read_picture
 from unseg.page.marks import MarkedPictures, Marks, marked_region
 from unseg.page.session import Session, Upload, reduced
@@ -265,10 +264,7 @@ def downloads(session: Session, upload: Upload | None) -> tuple[Path | None, Pat
     single = None
     if upload is not None and upload.output is not None:
         single = folder / upload.output.name
-        try:
-            os.link(upload.output, single)
-        except OSError:  # a disk without hard links
-            shutil.copyfile(upload.output, single)
+        link_or_copy(upload.output, single)
     archive = folder / "unseg-protected.zip"
     entries = {entry["key"]: entry for entry in read_manifest(session.output)}
     # PNGs are compressed already.

@@ -18,6 +18,7 @@ import numpy as np
 from unseg.data.annotations.base import Item
 from unseg.io.pictures import read_picture
 from unseg.page.marks import Marks
+from unseg.page.proving import ProofRun
 from unseg.utils.errors import UserError
 
 _SENSOR_MARGIN = 1.05
@@ -102,6 +103,7 @@ class Session:
     Attributes:
         uploads: its pictures by key, in the order of their upload.
         temporary: the web server's own copies of what was uploaded.
+        proof: the last one of its pictures, under way or over.
     """
 
     def __init__(self, folder: Path, limits: Limits) -> None:
@@ -109,7 +111,8 @@ class Session:
         self.uploads: dict[str, Upload] = {}
         self.temporary: set[Path] = set()
         self.lock = threading.RLock()
-        self._downloads = 0
+        self.proof: ProofRun | None = None
+        self._downloads = self._proofs = 0
 
     @property
     def output(self) -> Path:
@@ -179,9 +182,17 @@ class Session:
         shutil.rmtree(old, ignore_errors=True)
         return folder
 
+    def proof_folder(self) -> Path:
+        """The name of a new folder; an earlier proof's is removed."""
+        shutil.rmtree(self.folder / f"proof-{self._proofs}", ignore_errors=True)
+        self._proofs += 1
+        return self.folder / f"proof-{self._proofs}"
+
     def close(self) -> None:
-        """Remove everything of this window from the disk."""
+        """Stop what runs for this window and remove everything of it from the disk."""
         with self.lock:
+            if self.proof is not None:
+                self.proof.stop()
             shutil.rmtree(self.folder, ignore_errors=True)
             self.uploads.clear()
 

@@ -100,19 +100,31 @@ class Progress:
             self._last = time.monotonic()
             _log.info("%s", self.line())
 
+    @property
+    def part(self) -> float:
+        """Of the items that are finished, in [0, 1]; 0 where their number is unknown."""
+        return self.done / self._total if self._total else 0.0
+
+    @property
+    def left(self) -> str:
+        """Time that is left at the speed so far, for example `2:03` or `1:02:03`; "" if unknown."""
+        if not (self._total and self.done):
+            return ""
+        left = round(max(self._total - self.done, 0) / self._speed)
+        hours, minutes, seconds = left // 3600, left // 60 % 60, left % 60
+        return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+    @property
+    def _speed(self) -> float:
+        return self.done / max(time.monotonic() - self._start, 1e-9)
+
     def line(self) -> str:
         """For example `protect 120/500 (24 %), 3.10 images/s, 2:03 left`."""
-        speed = self.done / max(time.monotonic() - self._start, 1e-9)
         text = f"{self._what} {self.done}"
         if self._total:
             text += f"/{self._total} ({100 * self.done // self._total} %)"
-        text += f", {speed:.2f} {self._unit}/s"
-        if self._total and self.done:
-            left = round(max(self._total - self.done, 0) / speed)
-            hours, minutes, seconds = left // 3600, left // 60 % 60, left % 60
-            clock = f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
-            text += f", {clock} left"
-        return text
+        text += f", {self._speed:.2f} {self._unit}/s"
+        return f"{text}, {self.left} left" if self.left else text
 
     def close(self) -> None:
         """End the bar, or report the whole job in one line."""

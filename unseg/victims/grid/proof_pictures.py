@@ -160,15 +160,18 @@ def _keys(source: Path, clean: Path, entry: Mapping[str, Any] | None) -> tuple[s
     return keys if entry is None else (str(entry["key"]), *keys)
 
 
-def read_sets(found: ProofSet, sides: Sequence[int]) -> dict[tuple[int, str], TensorSet]:
-    """Every picture in every state, by (side of the frame, state).
+def read_sets(
+    found: ProofSet, sides: Sequence[int], *, is_shown: bool = True
+) -> dict[tuple[int, str], TensorSet]:
+    """Every picture in every state, by (side of the frame, state); `is_shown` shows how far it is.
 
     Raises:
         UserError: a file is damaged, or its size is not that of its mask.
     """
     control = untrained_control(*found.budget)
     frames: dict[tuple[int, str], list[tuple[Tensor, Tensor, tuple[int, int]]]] = {}
-    with Progress(len(found.pictures), "read", unit="pictures", every=15) as progress:
+    count = len(found.pictures)
+    with Progress(count, "read", unit="pictures", every=15, is_shown=is_shown) as progress:
         for picture in found.pictures:
             label, states = _read_picture(picture, found, control)
             classes = torch.from_numpy(label)

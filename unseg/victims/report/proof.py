@@ -135,9 +135,15 @@ def text_lines(proof: Proof) -> list[str]:
     if proof.trained:
         found = table(proof)
         lines = aligned([found.header, *found.rows])
-    if proof.num_without:
-        lines.append(f"{proof.num_without} pictures have no mask of an object and are left out.")
-    return [*lines, *sentences(proof)]
+    return [*lines, *words(proof)]
+
+
+def words(proof: Proof) -> list[str]:
+    """What a reader is told without a table: what was left out, then the sentences."""
+    if not proof.num_without:
+        return sentences(proof)
+    left_out = f"{proof.num_without} pictures have no mask of an object and are left out."
+    return [left_out, *sentences(proof)]
 
 
 def sections(proof: Proof) -> list[Section]:
