@@ -280,13 +280,13 @@ def test_a_bad_call_of_the_command_ends_with_one_line_and_code_2(call, words, ca
     assert "Traceback" not in error
 
 
-def test_an_installation_without_the_default_generator_says_what_to_give(
+def test_an_installation_without_the_pages_generator_says_what_to_give(
     monkeypatch, tmp_path, capsys
 ):
     monkeypatch.setattr(embedded, "embedded_path", lambda name: tmp_path / f"{name}.safetensors")
     assert main(["demo", "--no-browser", "--port", str(_free_port())]) == 2
     error = capsys.readouterr().err
-    assert "--generator: weights 'default' do not come with this installation; give a" in error
+    assert "--generator: weights 'pattern' do not come with this installation; give a" in error
 
 
 def test_a_taken_port_is_named(capsys):

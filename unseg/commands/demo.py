@@ -54,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _set_environment(folder)
         from unseg.page.app import serve
         from unseg.page.proving import ProofOffer
+        from unseg.page.strength import first_strength
         from unseg.victims.grid.prove import COST, FEWEST_PICTURES
 
         server = serve(
@@ -64,6 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             port=options.port,
             limits=Limits(megapixels=options.max_megapixels, megabytes=options.max_megabytes),
             open_browser=not options.no_browser,
+            strength=first_strength(options.generator),
             offer=ProofOffer(prove_pictures, fewest=FEWEST_PICTURES, cost=COST),
         )
         try:
@@ -131,7 +133,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--port", type=int, default=7860, help="default: %(default)s")
     parser.add_argument(
         "--generator",
-        default="default",
+        default="pattern",
         metavar="NAME_OR_PATH",
         help="embedded generator or weight file (default: %(default)s)",
     )

@@ -18,6 +18,7 @@ from unseg.page.layout import TITLE, asset, layout, theme
 from unseg.page.protecting import Protector
 from unseg.page.proving import ProofOffer
 from unseg.page.session import Limits, Sessions
+from unseg.page.strength import UNMEASURED, Strength
 
 _CACHE_SECONDS = 12 * 3600
 _OUTPUTS = (
@@ -64,6 +65,7 @@ def serve(
     port: int | None = None,
     limits: Limits | None = None,
     open_browser: bool = False,
+    strength: Strength = UNMEASURED,
     offer: ProofOffer | None = None,
 ) -> Server:
     """Start the page and return while it is served.
@@ -77,6 +79,7 @@ def serve(
         port: None takes a free one.
         limits: of uploads.
         open_browser: open a window of the user's browser.
+        strength: where the sliders start.
         offer: what proves the protection of a window's pictures; None: nothing does.
 
     Raises:
@@ -88,7 +91,7 @@ def serve(
     sessions = Sessions(folder, limits)
     refused: Counter[str] = Counter()
     guard = Middleware(Guard, host=host, folder=folder, limits=limits, refused=refused)
-    blocks = build_page(sessions, Protector(generator, device), offer)
+    blocks = build_page(sessions, Protector(generator, device), strength, offer)
     blocks.queue(default_concurrency_limit=4)
     _, url, _ = blocks.launch(
         server_name=host,
@@ -113,7 +116,9 @@ def serve(
     return Server(url=url, sessions=sessions, blocks=blocks, refused=refused)
 
 
-def build_page(sessions: Sessions, protector: Protector, offer: ProofOffer | None) -> Any:
+def build_page(
+    sessions: Sessions, protector: Protector, strength: Strength, offer: ProofOffer | None
+) -> Any:
     """Gradio's blocks of the page, not yet served."""
     import gradio as gr
 
@@ -121,7 +126,7 @@ def build_page(sessions: Sessions, protector: Protector, offer: ProofOffer | Non
     with gr.Blocks(
         title=TITLE, analytics_enabled=False, delete_cache=(600, _CACHE_SECONDS)
     ) as page:
-        parts = layout(gr, sessions.limits)
+        parts = layout(gr, sessions.limits, strength)
         _wire(gr, page, parts, handlers)
     _take_local_files_only(gr, page)
     return page

@@ -8,6 +8,7 @@ from typing import Any
 from unseg.page.handlers import NO_PICTURE, NO_RESULT
 from unseg.page.protecting import WHAT_IT_DOES_NOT_DO
 from unseg.page.session import Limits
+from unseg.page.strength import Strength
 
 TITLE = "UnSeg: protect pictures"
 _INTRODUCTION = (
@@ -44,7 +45,7 @@ def theme() -> Any:
     )
 
 
-def layout(gr: Any, limits: Limits) -> dict[str, Any]:
+def layout(gr: Any, limits: Limits, strength: Strength) -> dict[str, Any]:
     """The components by name, in reading order, which is also that of the Tab key.
 
     What cannot be used yet is not shown: handlers make it visible.
@@ -54,7 +55,7 @@ def layout(gr: Any, limits: Limits) -> dict[str, Any]:
         with gr.Column(scale=5, min_width=300):
             parts = _pictures(gr, limits)
         with gr.Column(scale=3, min_width=300, elem_classes="unseg-side"):
-            parts |= _strength_and_results(gr)
+            parts |= _strength_and_results(gr, strength)
     parts["compare"] = gr.HTML(
         NO_RESULT,
         html_template=asset("page_compare.html"),
@@ -99,15 +100,17 @@ def _pictures(gr: Any, limits: Limits) -> dict[str, Any]:
     return parts
 
 
-def _strength_and_results(gr: Any) -> dict[str, Any]:
+def _strength_and_results(gr: Any, strength: Strength) -> dict[str, Any]:
     """Steps 3 and 4: the strength, the buttons and the files."""
     parts: dict[str, Any] = {}
     _step(gr, 3, "Choose the strength")
     with gr.Group():
-        parts["epsilon"] = gr.Slider(
-            1, 32, value=8, step=1, label="Inside the mask, in grey levels", buttons=[]
-        )
-        parts["epsilon_bg"] = gr.Slider(0, 32, value=2, step=1, label="Outside of it", buttons=[])
+        for name, low, value, label in (
+            ("epsilon", 1, strength.epsilon, "Inside the mask, in grey levels"),
+            ("epsilon_bg", 0, strength.epsilon_bg, "Outside of it"),
+        ):
+            parts[name] = gr.Slider(low, 32, value=value, step=1, label=label, buttons=[])
+    _html(gr, strength.note, "unseg-note")
     parts["psnr"] = gr.HTML("", padding=False, elem_id="unseg-psnr")
     _step(gr, 4, "Protect and download")
     parts["protect"] = gr.Button("Protect this picture", variant="primary", interactive=False)

@@ -43,8 +43,8 @@ VIEW_SIDE = 1280
 WHAT_IT_DOES_NOT_DO = (
     "It does not stop models that exist already from segmenting the picture, simple textures and "
     "very small objects are protected weakly, and a trainer who has about 20 % clean pictures wins "
-    "back most of the loss. Saving the result as JPEG or WebP removes a part of the noise, and "
-    "whoever has this generator and a mask can compute the noise again."
+    "back most of the loss. Saving the result as JPEG or WebP removes a part of the noise, turning "
+    "it grey may remove all of it, and whoever has this generator and a mask can compute it again."
 )
 
 _README = f"""Pictures protected with UnSeg (unlearnable examples for segmentation).
