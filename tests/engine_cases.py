@@ -102,17 +102,21 @@ def trainer(
     schedule: BilevelSchedule | None = None,
     seed: int = 0,
     keep_last: int = 2,
+    is_alone: bool = False,
     **pace,
 ) -> Trainer:
-    """A trainer of tiny players; validation reports the step as its gap."""
+    """A trainer of tiny players, or of a lone surrogate; validation reports the step as its gap."""
     generator, surrogate = players(seed)
+    optimizers = {
+        Phase.GENERATOR: build_adam(generator.trainable_parameters().values(), lr=1e-3),
+        Phase.SURROGATE: build_adam(surrogate.parameters(), lr=1e-3),
+    }
+    if is_alone:
+        optimizers.pop(Phase.GENERATOR)
     return Trainer(
-        generator=generator,
+        generator=None if is_alone else generator,
         surrogate=surrogate,
-        optimizers={
-            Phase.GENERATOR: build_adam(generator.trainable_parameters().values(), lr=1e-3),
-            Phase.SURROGATE: build_adam(surrogate.parameters(), lr=1e-3),
-        },
+        optimizers=optimizers,
         loader=loader or Loader(6, 3),
         game=game or Game(num_points=64),
         schedule=schedule or BilevelSchedule("steps", period=2, surrogate=1),

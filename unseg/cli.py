@@ -16,6 +16,7 @@ from unseg import __version__
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("unseg.commands.train", "train a generator, or continue to"),
     "pretrain-mae": ("unseg.commands.pretrain_mae", "pre-train the surrogate's encoder on images"),
+    "pretrain-sam": ("unseg.commands.pretrain_sam", "pre-train a small generator's frozen part"),
     "generate": ("unseg.commands.generate", "protect a data set by a configuration"),
     "protect": ("unseg.commands.protect", "protect pictures and folders in one line"),
     "check": ("unseg.commands.check", "measure a protected set again, and what JPEG leaves of it"),

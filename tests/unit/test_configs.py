@@ -15,7 +15,7 @@ import pytest
 from unseg.config.evaluate import EvaluateConfig
 from unseg.config.generate import GenerateConfig
 from unseg.config.load import load_config, to_dict
-from unseg.config.pretrain import PretrainConfig
+from unseg.config.pretrain import PretrainConfig, PretrainSamConfig
 from unseg.config.train import TrainConfig
 from unseg.config.yaml_file import YamlFile
 
@@ -25,6 +25,7 @@ CONFIGS = sorted(FOLDER.rglob("*.yaml"))
 SCHEMAS: dict[str, Any] = {
     "train": TrainConfig,
     "pretrain": PretrainConfig,
+    "pretrain/sam": PretrainSamConfig,
     "generate": GenerateConfig,
     "evaluate": EvaluateConfig,
     "benchmark": EvaluateConfig,
@@ -37,7 +38,8 @@ SIZES_AND_PATHS = {
     "train": r"name|data\..*|(generator|surrogate)\.(size|image_size|weights)|loss\.num_points|"
     r"schedule\.(period|surrogate|epochs|steps)|optim\.(batch_size|drop_at)|"
     r"validate\.(every|limit|num_images)|output\.(log_every|tensorboard|export_official)",
-    "pretrain": r"name|size|image_size|decoder_(dim|depth)|steps|batch_size|log_every",
+    "pretrain": r"name|data\..*|size|image_size|decoder_(dim|depth)|steps|batch_size|log_every|"
+    r"num_points|drop_at|validate_(every|limit)",
     "evaluate": rf"run_dir|title|num_examples|grid|data\.\w+\.(train|test|synthetic.*)|"
     rf"methods\.\w+\.options\.noise\.grid|victims\.\w+\.(tiny|width|recipe\.({RECIPE_SIZES}))",
 }
@@ -52,7 +54,8 @@ each_config = pytest.mark.parametrize(
 @cache
 def resolved(path: Path) -> dict[str, Any]:
     """A file's configuration as plain containers."""
-    return to_dict(load_config(SCHEMAS[path.parent.name], path))
+    is_sam = path.parent.name == "pretrain" and path.name.startswith("sam_")
+    return to_dict(load_config(SCHEMAS["pretrain/sam" if is_sam else path.parent.name], path))
 
 
 def header(path: Path) -> list[str]:

@@ -14,7 +14,7 @@ from unseg.models.formats.mae import MAE_FORMAT
 from unseg.models.formats.pattern import pattern_carrier
 from unseg.models.formats.release import release_header
 from unseg.models.formats.transfer import ENCODER, encoder_shape
-from unseg.models.weights import CHECKPOINT_FORMAT
+from unseg.models.weights import CHECKPOINT_FORMAT, PRETRAINING
 
 
 def describe(file: WeightFile) -> dict[str, Any]:
@@ -46,8 +46,9 @@ def _kind(file: WeightFile) -> tuple[str, dict[str, Tensor], dict[str, Any]]:
     if content.get("format") == CHECKPOINT_FORMAT:
         more = {"models": content.get("models"), "progress": content.get("progress")}
         known = {key: value for key, value in more.items() if isinstance(value, Mapping)}
-        tensors = tensors_of(content.get("generator"), file.path)
-        return "training checkpoint (its generator is counted)", tensors, _plain(known)
+        player = "surrogate" if content.get("kind") == PRETRAINING else "generator"
+        tensors = tensors_of(content.get(player), file.path)
+        return f"training checkpoint (its {player} is counted)", tensors, _plain(known)
     if content.get("format") == MAE_FORMAT:
         tensors = tensors_of(content.get("encoder"), file.path)
         return "pre-trained encoder", {ENCODER + k: v for k, v in tensors.items()}, {}

@@ -32,17 +32,26 @@ YOUNGER = {"robust.sizes": [1.0, 1.0]}
 """Keys that checkpoints may lack because they are older, and what was so before."""
 
 
-def method_differences(stored: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
-    """`key: stored -> wanted` for each key of the method in which two configurations differ."""
-    return list(_differences(stored, wanted, ""))
+def method_differences(
+    stored: dict[str, Any], wanted: dict[str, Any], *, free: tuple[str, ...] = NOT_METHOD
+) -> list[str]:
+    """`key: stored -> wanted` for each key of the method in which two configurations differ.
+
+    Args:
+        stored: of the checkpoint.
+        wanted: of the run.
+        free: dotted keys, or sections, that may differ.
+    """
+    return list(_differences(stored, wanted, "", free))
 
 
-def _differences(stored: Any, wanted: Any, prefix: str) -> Iterator[str]:
-    if prefix in NOT_METHOD:
+def _differences(stored: Any, wanted: Any, prefix: str, free: tuple[str, ...]) -> Iterator[str]:
+    if prefix in free:
         return
     if isinstance(stored, dict) and isinstance(wanted, dict):
         for key in sorted(stored.keys() | wanted.keys()):
             full = f"{prefix}.{key}" if prefix else key
-            yield from _differences(stored.get(key, YOUNGER.get(full)), wanted.get(key), full)
+            older = stored.get(key, YOUNGER.get(full))
+            yield from _differences(older, wanted.get(key), full, free)
     elif stored != wanted:
         yield f"{prefix}: {stored} in the checkpoint, {wanted} now"

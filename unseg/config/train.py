@@ -71,7 +71,8 @@ class GeneratorConfig:
     train_encoder: bool = False
     """Train the image encoder too (ablation); it is frozen in the paper's recipe."""
     weights: str | None = None
-    """Segment Anything's file for the frozen parts, or null for random ones."""
+    """Segment Anything's file for the frozen parts, or that of `unseg pretrain-sam`, or null for
+    random ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,8 +85,8 @@ class SurrogateConfig:
     image_size: int = bounded(512, low=16)
     """Side of the square input; the generator's is a whole multiple of it."""
     weights: str | None = None
-    """MAE weights for the encoder, `imagenet` for those of an installed package (size:
-    efficientnet_lite0), or null for random ones."""
+    """MAE weights for the encoder, a whole segmenter (of `unseg pretrain-sam`), `imagenet` for
+    those of an installed package (size: efficientnet_lite0), or null for random ones."""
     checkpoint_blocks: bool = False
     """Gradient checkpointing of the encoder's blocks: a fraction of the memory for one more forward
     pass of time. Changes no gradient, so a run may be resumed with another value."""

@@ -156,12 +156,23 @@ def surrogate_step(
     return _point_losses(logits, mask, batch, game=game, epoch=epoch)
 
 
+def clean_step(surrogate: Surrogate, batch: Batch, *, game: Game, epoch: int) -> MaskLosses:
+    """Losses that teach a segmenter alone: the surrogate's step on clean pictures.
+
+    DEVIATION: not in the paper, whose frozen part is Segment Anything's (`unseg pretrain-sam`).
+    """
+    image, mask = (shrink(x, surrogate.image_size) for x in (batch.image, batch.mask))
+    with mixed_precision(image, game):
+        logits = surrogate(image, batch.surrogate_prompts)
+    return _point_losses(logits.to(image.dtype), mask, batch, game=game, epoch=epoch)
+
+
 STEPS = {Phase.GENERATOR: generator_step, Phase.SURROGATE: surrogate_step}
 
 
 def accumulate_gradients(
     phase: Phase,
-    generator: Generator,
+    generator: Generator | None,
     surrogate: Surrogate,
     batch: Batch,
     *,
@@ -177,7 +188,8 @@ def accumulate_gradients(
 
     Args:
         phase: who learns.
-        generator: on the device where the work is done, like the surrogate.
+        generator: on the device where the work is done, like the surrogate; None: the surrogate
+            learns from clean pictures.
         surrogate: see above.
         batch: this rank's share of the global batch, on any device.
         game: losses and budget.
@@ -189,9 +201,11 @@ def accumulate_gradients(
         The part's share of the loss (), the weighted loss of each mask (B,), and its two terms.
     """
     for part in micro_batches(batch, micro_batch_size):
-        losses = STEPS[phase](
-            generator, surrogate, part.to(num_masks.device), game=game, epoch=epoch
-        )
+        part = part.to(num_masks.device)
+        if generator is None:
+            losses = clean_step(surrogate, part, game=game, epoch=epoch)
+        else:
+            losses = STEPS[phase](generator, surrogate, part, game=game, epoch=epoch)
         total = losses.total(bce_weight=game.bce_weight, dice_weight=game.dice_weight)
         loss = total.sum() / num_masks
         loss.backward()

@@ -1,4 +1,4 @@
-"""The data sets and loaders that a training configuration means."""
+"""The data sets and loaders that a configuration's `data` means."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from unseg.config.train import DataConfig, TrainConfig
+from unseg.config.train import DataConfig
 from unseg.data.header_check import check_dataset
 from unseg.data.hqseg import VALIDATION_PARTS, open_hqseg, open_list, open_part
 from unseg.data.loader import TrainLoader
@@ -48,33 +48,50 @@ class Loaders:
 
 
 def build_loaders(
-    config: TrainConfig,
-    generator: Generator,
+    data: DataConfig,
+    generator: Generator | None,
     surrogate: Surrogate,
     *,
+    batch_size: int,
+    validation_batch_size: int,
+    validation_limit: int | None,
+    seed: int,
     device: torch.device,
     rank: int = 0,
     world_size: int = 1,
 ) -> Loaders:
     """Check every file's header, then make the loaders of this rank.
 
+    Args:
+        data: which pairs.
+        generator: the player whose frame batches come in, or None for the surrogate's own.
+        surrogate: the other player.
+        batch_size: of a global training batch.
+        validation_batch_size: of one forward pass on one rank.
+        validation_limit: samples of each validation set, or None for all.
+        seed: of the run.
+        device: where training batches are wanted.
+        rank: of this process, which gets its share of each batch.
+        world_size: processes.
+
     Raises:
         UserError: folders, lists or files are missing or faulty; all of them are named at once.
     """
-    dataset = check_dataset(open_training(config.data), skip_faulty=config.data.skip_faulty)
+    dataset = check_dataset(open_training(data), skip_faulty=data.skip_faulty)
     validation = {
-        name: check_dataset(part, skip_faulty=config.data.skip_faulty)
-        for name, part in open_validation(config.data, config.validate.limit).items()
+        name: check_dataset(part, skip_faulty=data.skip_faulty)
+        for name, part in open_validation(data, validation_limit).items()
     }
+    image_size = surrogate.image_size if generator is None else generator.image_size
     train = TrainLoader(
         dataset,
-        image_size=generator.image_size,
-        generator_mask_size=generator.noise_size,
+        image_size=image_size,
+        generator_mask_size=surrogate.logit_size if generator is None else generator.noise_size,
         surrogate_image_size=surrogate.image_size,
         surrogate_mask_size=surrogate.logit_size,
-        batch_size=config.optim.batch_size,
-        seed=config.seed,
-        num_workers=config.data.num_workers,
+        batch_size=batch_size,
+        seed=seed,
+        num_workers=data.num_workers,
         rank=rank,
         world_size=world_size,
         device=device,
@@ -84,13 +101,13 @@ def build_loaders(
         validation={
             name: ValidationLoader(
                 part,
-                image_size=generator.image_size,
+                image_size=image_size,
                 surrogate_image_size=surrogate.image_size,
-                batch_size=config.validate.batch_size,
-                num_workers=config.data.num_workers,
+                batch_size=validation_batch_size,
+                num_workers=data.num_workers,
                 rank=rank,
                 world_size=world_size,
-                limit=config.validate.limit,
+                limit=validation_limit,
             )
             for name, part in validation.items()
         },

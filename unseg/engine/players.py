@@ -63,7 +63,7 @@ def build_players(
         if config.surrogate.weights == IMAGENET:
             weights.load_efficientnet_lite0(surrogate.image_encoder.backbone)
         else:
-            _log.info("%s", weights.load_mae(surrogate, config.surrogate.weights))
+            _log.info("%s", weights.load_surrogate(surrogate, config.surrogate.weights))
     return generator.to(device), surrogate.to(device)
 
 

@@ -2,50 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-import platform
-import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-
-import unseg
-from unseg.config.load import to_dict, to_yaml
-from unseg.config.method import method_differences
+from unseg.config.load import to_dict
 from unseg.config.train import TrainConfig
 from unseg.engine.bilevel import BilevelSchedule, Game, RateSchedule
-from unseg.engine.checkpoint import CheckpointFolder, check_fields, load_checkpoint, restoring
+from unseg.engine.checkpoint import CheckpointFolder
 from unseg.engine.datasets import Loaders, build_loaders, open_training, open_validation
 from unseg.engine.metric_log import MetricLog
 from unseg.engine.players import build_adam, build_players, missing_weights
 from unseg.engine.random_degrade import RandomDegrade
 from unseg.engine.random_sizes import RandomSizes
+from unseg.engine.run_dir import open_run_dir
 from unseg.engine.trainer import Pace, Trainer
 from unseg.engine.validate import MeasuredBudget, Validator
-from unseg.io.files import atomic_write
 from unseg.models import Generator, Surrogate
+from unseg.models.weights import BILEVEL
 from unseg.types import Phase
 from unseg.utils import distributed
 from unseg.utils.errors import UserError
-from unseg.utils.logging import setup_logging
-from unseg.utils.provenance import package_versions
 
 _log = logging.getLogger(__name__)
-
-_NEEDED: dict[str, type] = {
-    "config": dict,
-    "progress.step": int,
-    "provenance.samples_sha256": str,
-    "provenance.num_samples": int,
-    "generator": dict,
-    "surrogate": dict,
-    "optimizers": dict,
-    "rng.cpu": torch.Tensor,
-}
-"""What a run continues from, by dotted key of its checkpoint."""
 
 
 def train(config: TrainConfig) -> bool:
@@ -61,52 +40,43 @@ def train(config: TrainConfig) -> bool:
         UserError: something is missing or does not fit; nothing has been trained then.
     """
     device = distributed.pick_device(config.device)
-    run_dir = _run_dir(config)
-    checkpoints = CheckpointFolder(run_dir / "checkpoints", keep_last=config.output.keep_last)
-    content = find_checkpoint(config, checkpoints)
-    setup_logging(run_dir / "train.log", distributed.rank())
-    if distributed.is_main():
-        checkpoints.remove_unfinished()
-    generator, surrogate = build_players(config, device, read_weights=content is None)
-    loaders = build_loaders(
+    run = open_run_dir(
         config,
+        _run_dir(config),
+        kind=BILEVEL,
+        players=tuple(Phase),
+        keep_last=config.output.keep_last,
+        resume_from=config.resume_from,
+        must_resume=config.resume,
+    )
+    generator, surrogate = build_players(config, device, read_weights=run.content is None)
+    loaders = build_loaders(
+        config.data,
         generator,
         surrogate,
+        batch_size=config.optim.batch_size,
+        validation_batch_size=config.validate.batch_size,
+        validation_limit=config.validate.limit,
+        seed=config.seed,
         device=device,
         rank=distributed.rank(),
         world_size=distributed.world_size(),
     )
-    identity = {
-        "config": to_dict(config),
-        "provenance": provenance(loaders, distributed.world_size()),
-    }
-    if content is not None:
-        _check_same_data(content, identity["provenance"])
-    if distributed.is_main():
-        _describe_run(config, run_dir, identity["provenance"], device)
-    with MetricLog(
-        run_dir,
-        tensorboard=config.output.tensorboard,
-        resume_step=content["progress"]["step"] if content else 0,
-        enabled=distributed.is_main(),
-    ) as metrics:
-        trainer = build_trainer(
+
+    def build(metrics: MetricLog, identity: dict[str, Any]) -> Trainer:
+        return build_trainer(
             config,
             generator=generator,
             surrogate=surrogate,
             loaders=loaders,
-            checkpoints=checkpoints,
+            checkpoints=run.checkpoints,
             metrics=metrics,
             identity=identity,
         )
-        if content is not None:
-            with restoring(_checkpoint_path(config, checkpoints)):
-                trainer.restore(content)
-            _log.info("continues at step %d of %d", trainer.progress.step, trainer.pace.steps)
-        is_complete = trainer.fit()
-    loaders.report_skipped(run_dir)
+
+    trainer, is_complete = run.fit(build, loaders, device, tensorboard=config.output.tensorboard)
     if is_complete and distributed.is_main():
-        release(config, generator, run_dir, trainer)
+        release(config, generator, run.path, trainer)
     return is_complete
 
 
@@ -128,36 +98,6 @@ def check_inputs(config: TrainConfig) -> None:
         missing.append(first + f" (and {len(more)} more)" * bool(more))
     if missing:
         raise UserError("; ".join(missing))
-
-
-def find_checkpoint(config: TrainConfig, checkpoints: CheckpointFolder) -> dict[str, Any] | None:
-    """Content of the checkpoint to continue from, or None to begin.
-
-    Raises:
-        UserError: it belongs to another method, or there is none although one was asked for.
-    """
-    path = _checkpoint_path(config, checkpoints)
-    if not path:
-        if config.resume:
-            raise UserError(
-                f"{checkpoints.folder}: holds no checkpoint to continue from; leave --resume away "
-                "to begin, or name one with resume_from"
-            )
-        return None
-    content = load_checkpoint(path)
-    check_fields(content, _NEEDED, path)
-    differences = method_differences(content["config"], to_dict(config))
-    if differences:
-        raise UserError(
-            f"{path}: was trained under another method: {'; '.join(differences)}. "
-            "Give the run another name, or restore these keys"
-        )
-    return content
-
-
-def _checkpoint_path(config: TrainConfig, checkpoints: CheckpointFolder) -> str | Path:
-    """The checkpoint to continue from; empty where there is none."""
-    return checkpoints.latest() or config.resume_from or ""
 
 
 def build_trainer(
@@ -238,20 +178,12 @@ def validation_budgets(config: TrainConfig) -> tuple[MeasuredBudget, ...]:
     return (training,) if training == generation else (training, generation)
 
 
-def provenance(loaders: Loaders, world_size: int) -> dict[str, Any]:
-    """Where a checkpoint comes from."""
-    names = "\n".join(loaders.train_names)
-    return {
-        "unseg": unseg.__version__,
-        "torch": str(torch.__version__),  # a plain text, or the checkpoint would not load safely
-        "world_size": world_size,
-        "num_samples": len(loaders.train_names),
-        "samples_sha256": hashlib.sha256(names.encode()).hexdigest(),
-    }
-
-
 def release(config: TrainConfig, generator: Generator, run_dir: Path, trainer: Trainer) -> None:
-    """Write the trained generator for others: safetensors, and the released layout on request."""
+    """Write the trained generator for others: safetensors, and the released layout on request.
+
+    Who has Segment Anything's file needs the trained tensors alone. A small size has no published
+    file, so its frozen part travels with it.
+    """
     from unseg.models import weights
 
     path = run_dir / f"generator_{config.name}.safetensors"
@@ -265,7 +197,7 @@ def release(config: TrainConfig, generator: Generator, run_dir: Path, trainer: T
             "step": progress.step,
             "best_gap": progress.best_gap,
         },
-        parent_path=config.generator.weights,
+        parent_path=config.generator.weights if generator.size.startswith("vit") else None,
     )
     _log.info("generator: %s", path)
     if config.output.export_official:
@@ -277,32 +209,3 @@ def release(config: TrainConfig, generator: Generator, run_dir: Path, trainer: T
 
 def _run_dir(config: TrainConfig) -> Path:
     return Path(config.output.dir) / config.name
-
-
-def _check_same_data(content: dict[str, Any], now: dict[str, Any]) -> None:
-    then = content["provenance"]
-    if then["samples_sha256"] != now["samples_sha256"]:
-        raise UserError(
-            f"data: the checkpoint was trained on {then['num_samples']} samples and there are "
-            f"{now['num_samples']} now, or their names differ; restore the data or give the run "
-            "another name"
-        )
-
-
-def _describe_run(
-    config: TrainConfig, run_dir: Path, origin: dict[str, Any], device: torch.device
-) -> None:
-    """Write config.yaml and environment.json."""
-    with atomic_write(run_dir / "config.yaml", "w") as file:
-        file.write(to_yaml(config))
-    environment = {
-        **origin,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "packages": package_versions(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "threads": torch.get_num_threads(),
-        "command": sys.argv,
-    }
-    with atomic_write(run_dir / "environment.json", "w") as file:
-        json.dump(environment, file, indent=2)

@@ -18,6 +18,7 @@ from unseg.engine.checkpoint import CheckpointFolder, restore_rng, rng_state
 from unseg.engine.metric_log import MetricLog
 from unseg.engine.players import set_rate
 from unseg.models import Generator, Surrogate
+from unseg.models.weights import BILEVEL, PRETRAINING
 from unseg.types import Batch, Phase
 from unseg.utils import distributed
 from unseg.utils.signals import stop_signals
@@ -84,7 +85,8 @@ class Trainer:
     """Plays the game: the same loop on one CPU, one GPU and many of them.
 
     Args:
-        generator: the player that is kept.
+        generator: the player that is kept, or None: the surrogate learns alone, from clean
+            pictures, and every phase of the schedule is its own.
         surrogate: the player that is attacked.
         optimizers: one a player, over its trainable parameters.
         loader: training batches.
@@ -101,7 +103,7 @@ class Trainer:
     def __init__(
         self,
         *,
-        generator: Generator,
+        generator: Generator | None,
         surrogate: Surrogate,
         optimizers: dict[Phase, torch.optim.Optimizer],
         loader: EpochLoader,
@@ -114,10 +116,10 @@ class Trainer:
         validate: Validate,
         identity: dict[str, Any],
     ) -> None:
-        self.players: dict[Phase, nn.Module] = {
-            Phase.GENERATOR: generator,
-            Phase.SURROGATE: surrogate,
-        }
+        self.players: dict[Phase, Generator | Surrogate] = {Phase.SURROGATE: surrogate}
+        if generator is not None:
+            self.players = {Phase.GENERATOR: generator, **self.players}
+        self.kind = PRETRAINING if generator is None else BILEVEL
         self.generator, self.surrogate = generator, surrogate
         self.optimizers = optimizers
         self.loader, self.game, self.schedule = loader, game, schedule
@@ -125,7 +127,7 @@ class Trainer:
         self.checkpoints, self.metrics, self.validate = checkpoints, metrics, validate
         self.identity = identity
         self.progress = TrainingPosition()
-        self.device = next(generator.parameters()).device
+        self.device = next(surrogate.parameters()).device
         self._base_rates = {p: o.param_groups[0]["lr"] for p, o in optimizers.items()}
         self._finite = watch.FiniteWatch()
         self._losses = watch.RunningLosses(self.device)
@@ -296,15 +298,11 @@ class Trainer:
         """Everything that the rest of the run depends on, as plain containers and tensors."""
         progress = dataclasses.asdict(self.progress)
         return {
-            "kind": "bilevel",
+            "kind": self.kind,
             **self.identity,
             "progress": progress,
-            "models": {
-                "generator": self.generator.build_arguments,
-                "surrogate": self.surrogate.build_arguments,
-            },
-            "generator": self.generator.state_dict(),
-            "surrogate": self.surrogate.state_dict(),
+            "models": {p.value: player.build_arguments for p, player in self.players.items()},
+            **{p.value: player.state_dict() for p, player in self.players.items()},
             "optimizers": {p.value: o.state_dict() for p, o in self.optimizers.items()},
             "schedulers": {
                 "phase": dataclasses.asdict(self.schedule),
@@ -317,8 +315,8 @@ class Trainer:
     def restore(self, content: dict[str, Any]) -> None:
         """Continue from a checkpoint's `state`."""
         self.progress = TrainingPosition(**content["progress"])
-        self.generator.load_state_dict(content["generator"])
-        self.surrogate.load_state_dict(content["surrogate"])
+        for phase, player in self.players.items():
+            player.load_state_dict(content[phase.value])
         for phase, optimizer in self.optimizers.items():
             optimizer.load_state_dict(content["optimizers"][phase.value])
         restore_rng(content["rng"])

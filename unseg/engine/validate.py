@@ -19,7 +19,8 @@ from unseg.engine.metric_log import MetricLog
 from unseg.io.files import atomic_write_bytes
 from unseg.metrics import boundary_iou, iou
 from unseg.models import Generator, Surrogate
-from unseg.noise import compose, upsample_noise
+from unseg.noise import Enlarge, compose, upsample_noise
+from unseg.types import Batch
 from unseg.utils.distributed import all_gather_object, all_reduce_sum, is_main
 
 SATURATED = 0.9
@@ -45,17 +46,29 @@ class MeasuredBudget:
 
 
 @dataclass(frozen=True)
+class _Noise:
+    """Unit noise (B, 3, n, n) of a batch, and how it becomes pixels."""
+
+    unit: Tensor
+    enlarge: Enlarge
+
+    def enlarged(self, size: tuple[int, int]) -> Tensor:
+        return upsample_noise(self.unit, size, enlarge=self.enlarge)
+
+
+@dataclass(frozen=True)
 class Validator:
     """Measures the unlearnability gap on every validation set; all ranks call it together.
 
     Box prompts, images squashed to the square, logits resized to the native size, positive above
     0, mean per image (docs/METHOD.md, "4. Training"). The gap is IoU(protected) - IoU(clean): how
     much more the surrogate finds on a protected image than on the same image clean, having learnt
-    from protected ones.
+    from protected ones. Without a generator, clean images are measured alone.
 
     Attributes:
         loaders: set name -> this rank's share, each sample on one rank.
-        budgets: the training budget and the one of generation; `gap` is that of the last.
+        budgets: the training budget and the one of generation; `gap` is that of the last. None
+            where there is no generator.
         run_dir: pictures go to its `images/`.
         metrics: pictures go to its TensorBoard.
         num_images: pictured samples of each set.
@@ -69,16 +82,19 @@ class Validator:
     num_images: int = 4
     autocast: bool = False
 
-    def __call__(self, generator: Generator, surrogate: Surrogate, step: int) -> dict[str, float]:
+    def __call__(
+        self, generator: Generator | None, surrogate: Surrogate, step: int
+    ) -> dict[str, float]:
         """Metrics by name; `gap` is the mean over the sets (absent where there is no set)."""
-        generator.eval()
+        if generator is not None:
+            generator.eval()
         surrogate.eval()
         values: dict[str, float] = {}
         gaps = []
         for name, loader in self.loaders.items():
             found = self._validate_set(name, loader, generator, surrogate, step)
             values.update({f"val/{name}/{key}": value for key, value in found.items()})
-            gaps.append(found[f"{self.budgets[-1].name}/gap"])
+            gaps += [found[f"{budget.name}/gap"] for budget in self.budgets[-1:]]
             _log_line(name, found, self.budgets)
         if gaps:
             values["gap"] = sum(gaps) / len(gaps)
@@ -89,11 +105,11 @@ class Validator:
         self,
         name: str,
         loader: Iterable[ValidationBatch],
-        generator: Generator,
+        generator: Generator | None,
         surrogate: Surrogate,
         step: int,
     ) -> dict[str, float]:
-        device = next(generator.parameters()).device
+        device = next(surrogate.parameters()).device
         keys = metric_names(self.budgets)
         # Sums in float64, so that the mean does not depend on how samples are spread over ranks.
         sums = torch.zeros(len(keys) + 1, dtype=torch.float64)
@@ -115,26 +131,20 @@ class Validator:
     def _measure(
         self,
         batch: ValidationBatch,
-        generator: Generator,
+        generator: Generator | None,
         surrogate: Surrogate,
         device: torch.device,
         num_pictures: int,
     ) -> tuple[Tensor, list[np.ndarray]]:
         """(B, metrics) float64 in the order of `metric_names`, and at most so many pictures."""
-        side = surrogate.image_size
         inputs = batch.batch.to(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.autocast):
-            noise = generator(inputs.image, inputs.generator_prompts).float()
-        enlarge = generator.noise_carrier.enlarge
-        clean = shrink(inputs.image, side)
-        region = hard_region(inputs.mask, side)
-        seen = {"clean": clean}
-        for budget in self.budgets:
-            seen[budget.name] = compose(
-                clean, noise, region=region, epsilon=budget.epsilon, epsilon_bg=budget.epsilon_bg,
-                enlarge=enlarge,
-            )  # fmt: skip
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.autocast):
+        side = surrogate.image_size
+        seen, region = {"clean": shrink(inputs.image, side)}, hard_region(inputs.mask, side)
+        noise = None
+        if generator is not None:
+            noise = self._noise(generator, inputs)
+            seen |= self._protected(seen["clean"], noise, region)
+        with self._precision(device):
             logits = {
                 key: surrogate(picture, inputs.surrogate_prompts).float()
                 for key, picture in seen.items()
@@ -145,23 +155,39 @@ class Validator:
             )
             for key in seen
         ]
-        magnitude = noise.abs().flatten(1)
-        columns += [
-            torch.stack([(magnitude > SATURATED).float().mean(1), magnitude.mean(1)], 1).cpu()
-        ]
-        last = self.budgets[-1].name
+        if noise is not None:
+            magnitude = noise.unit.abs().flatten(1)
+            saturated = (magnitude > SATURATED).float().mean(1)
+            columns.append(torch.stack([saturated, magnitude.mean(1)], 1).cpu())
+        shown = ["clean", *(budget.name for budget in self.budgets[-1:])]
         pictures = [
             panel(
-                image=clean[i],
-                protected=seen[last][i],
-                noise=upsample_noise(noise, (side, side), enlarge=enlarge)[i],
-                clean_logits=_resized(logits["clean"][i : i + 1], (side, side))[0],
-                protected_logits=_resized(logits[last][i : i + 1], (side, side))[0],
+                views=[seen[key][i] for key in shown],
+                noise=None if noise is None else noise.enlarged((side, side))[i],
+                logits=[_resized(logits[key][i : i + 1], (side, side))[0] for key in shown],
                 mask=region[i],
             )
-            for i in range(min(len(clean), max(num_pictures, 0)))
+            for i in range(min(len(region), max(num_pictures, 0)))
         ]
         return torch.cat([c.double() for c in columns], dim=1), pictures
+
+    def _noise(self, generator: Generator, inputs: Batch) -> _Noise:
+        with self._precision(inputs.image.device):
+            noise = generator(inputs.image, inputs.generator_prompts).float()
+        return _Noise(noise, generator.noise_carrier.enlarge)
+
+    def _protected(self, clean: Tensor, noise: _Noise, region: Tensor) -> dict[str, Tensor]:
+        """The protected images at each budget."""
+        return {
+            budget.name: compose(
+                clean, noise.unit, region=region, epsilon=budget.epsilon,
+                epsilon_bg=budget.epsilon_bg, enlarge=noise.enlarge,
+            )
+            for budget in self.budgets
+        }  # fmt: skip
+
+    def _precision(self, device: torch.device) -> torch.autocast:
+        return torch.autocast(device.type, torch.bfloat16, enabled=self.autocast)
 
     def _write_pictures(self, name: str, panels: list[np.ndarray], step: int) -> None:
         """One PNG and one TensorBoard image of a set, from the first samples of every rank."""
@@ -178,7 +204,7 @@ def metric_names(budgets: Iterable[MeasuredBudget]) -> list[str]:
     """Names of what is measured on each image, in the order of `Validator`'s columns."""
     views = ["clean", *(budget.name for budget in budgets)]
     names = [f"{view}/{metric}" for view in views for metric in ("iou", "boundary_iou")]
-    return [*names, "noise_saturated", "noise_mean_abs"]
+    return [*names, "noise_saturated", "noise_mean_abs"] if len(views) > 1 else names
 
 
 def scores(logits: Tensor, mask: Tensor) -> tuple[float, float]:
@@ -202,7 +228,9 @@ def _log_line(name: str, found: dict[str, float], budgets: tuple[MeasuredBudget,
     for budget in budgets:
         protected, gap = found[f"{budget.name}/iou"], found[f"{budget.name}/gap"]
         parts.append(f"{budget.name} IoU {protected:.3f} gap {gap:+.3f}")
-    parts.append(f"saturated {found['noise_saturated']:.2f} mean|n| {found['noise_mean_abs']:.2f}")
+    if budgets:
+        saturated, magnitude = found["noise_saturated"], found["noise_mean_abs"]
+        parts.append(f"saturated {saturated:.2f} mean|n| {magnitude:.2f}")
     _log.info("val %s (%d): %s", name, found["num_samples"], ", ".join(parts))
 
 
@@ -235,34 +263,28 @@ def with_masks(image: np.ndarray, *, predicted: np.ndarray, true: np.ndarray) ->
 
 
 def panel(
-    *,
-    image: Tensor,
-    protected: Tensor,
-    noise: Tensor,
-    clean_logits: Tensor,
-    protected_logits: Tensor,
-    mask: Tensor,
+    *, views: list[Tensor], noise: Tensor | None, logits: list[Tensor], mask: Tensor
 ) -> np.ndarray:
-    """Clean | protected | noise | prediction on clean | prediction on protected, as one row.
+    """Views | noise | prediction on each view, as one row.
 
     Args:
-        image: (3, H, W) in [0, 1].
-        protected: the same after composition.
-        noise: (3, H, W) in [-1, 1], before the budget: full contrast shows it amplified.
-        clean_logits: (1, H, W) of the surrogate.
-        protected_logits: the same for the protected image.
+        views: (3, H, W) in [0, 1] each: the clean image, and the protected one if there is one.
+        noise: (3, H, W) in [-1, 1], before the budget: full contrast shows it amplified. None is
+            left out.
+        logits: (1, H, W) of the surrogate, for each view.
         mask: (1, H, W), true where > 0.5.
 
     Returns:
-        (H, 5 W, 3) uint8.
+        (H, 5 W, 3) uint8; 2 W for a clean image alone.
     """
     true = (mask[0] > 0.5).cpu().numpy()
-    clean, shielded = to_uint8(image), to_uint8(protected)
+    pictures = [to_uint8(view) for view in views]
     predictions = [
-        with_masks(picture, predicted=(logits[0] > 0).cpu().numpy(), true=true)
-        for picture, logits in ((clean, clean_logits), (shielded, protected_logits))
+        with_masks(picture, predicted=(values[0] > 0).cpu().numpy(), true=true)
+        for picture, values in zip(pictures, logits, strict=True)
     ]
-    return np.concatenate([clean, shielded, noise_picture(noise), *predictions], axis=1)
+    middle = [] if noise is None else [noise_picture(noise)]
+    return np.concatenate([*pictures, *middle, *predictions], axis=1)
 
 
 def write_png(path: Path, image: np.ndarray) -> None:

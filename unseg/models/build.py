@@ -213,13 +213,17 @@ class _WithoutValues(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def build_surrogate(size: str = "vit_b", image_size: int | None = None) -> Surrogate:
+def build_surrogate(
+    size: str = "vit_b", image_size: int | None = None, *, sam_layout: bool = False
+) -> Surrogate:
     """Randomly initialised surrogate, drawn from torch's global generator.
 
     Args:
         size: a key of `SIZES` or of `CONVOLUTIONAL`.
         image_size: side of the square input, a multiple of the patch; None is half of the
             generator's (512 for `vit_b`).
+        sam_layout: have exactly the tensors of a generator's frozen part; see
+            `SingleMaskDecoder`.
 
     Raises:
         UserError: there is no such size, or the image size does not suit the patch.
@@ -235,7 +239,10 @@ def build_surrogate(size: str = "vit_b", image_size: int | None = None) -> Surro
         ),
         prompt_encoder=_prompt_encoder(spec, image_size),
         mask_decoder=SingleMaskDecoder(
-            dim=spec.decoder_dim, num_heads=spec.decoder_heads, mlp_dim=spec.decoder_mlp_dim
+            dim=spec.decoder_dim,
+            num_heads=spec.decoder_heads,
+            mlp_dim=spec.decoder_mlp_dim,
+            sam_layout=sam_layout,
         ),
         size=size,
         normalise=None if convolutional is None else convolutional.normalise(),

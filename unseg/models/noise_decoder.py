@@ -149,16 +149,31 @@ class NoiseDecoder(BatchMaskDecoder):
 
 
 class SingleMaskDecoder(BatchMaskDecoder):
-    """The surrogate's decoder: three mask tokens of which the first is used, no IoU prediction."""
+    """One mask for the surrogate: three mask tokens of which the first is used, no IoU prediction.
 
-    def __init__(self, *, dim: int, num_heads: int, mlp_dim: int) -> None:
-        super().__init__(dim=dim, num_heads=num_heads, mlp_dim=mlp_dim, num_mask_tokens=3)
-        del self.iou_token, self.iou_prediction_head
+    Args:
+        dim: width of the tokens and of the image embedding.
+        num_heads: attention heads.
+        mlp_dim: hidden width of the token MLPs.
+        sam_layout: have all tokens and heads of Segment Anything (an IoU token, four mask tokens),
+            so that the tensors are those of its files. The IoU head is not used then either.
+    """
+
+    def __init__(self, *, dim: int, num_heads: int, mlp_dim: int, sam_layout: bool = False) -> None:
+        num_mask_tokens = 4 if sam_layout else 3
+        super().__init__(
+            dim=dim, num_heads=num_heads, mlp_dim=mlp_dim, num_mask_tokens=num_mask_tokens
+        )
+        self.sam_layout = sam_layout
+        if not sam_layout:
+            del self.iou_token, self.iou_prediction_head
 
     def forward(self, embedding: Tensor, image_pe: Tensor, prompts: EncodedPrompts) -> Tensor:
         """Mask logits (B, 1, 4g, 4g); arguments as in `NoiseDecoder.forward`."""
-        decoded = self._decode([self.mask_tokens.weight], embedding, image_pe, prompts)
-        vector = self.output_hypernetworks_mlps[0](decoded.tokens[:, :1])
+        before = [self.iou_token.weight] if self.sam_layout else []
+        decoded = self._decode([*before, self.mask_tokens.weight], embedding, image_pe, prompts)
+        first = len(before)
+        vector = self.output_hypernetworks_mlps[0](decoded.tokens[:, first : first + 1])
         return (vector @ decoded.upscaled.flatten(2)).unflatten(2, decoded.upscaled.shape[-2:])
 
 

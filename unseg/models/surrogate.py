@@ -59,7 +59,8 @@ class Surrogate(Player):
     @property
     def build_arguments(self) -> dict[str, Any]:
         """Keyword arguments with which `build_surrogate` makes this model again."""
-        return {"size": self.size, "image_size": self.image_size}
+        layout = {"sam_layout": True} if self.mask_decoder.sam_layout else {}
+        return {"size": self.size, "image_size": self.image_size, **layout}
 
     def forward(self, image: Tensor, prompts: Prompts) -> Tensor:
         """Mask logits (B, 1, 4g, 4g) on a grid that spans the input square.

@@ -28,10 +28,11 @@ from unseg.models.formats.mae import MAE_FORMAT, load_mae, read_mae, save_mae
 from unseg.models.formats.official import export_official, generator_from_official
 from unseg.models.formats.pattern import pattern_carrier, pattern_from_file
 from unseg.models.formats.release import generator_from_release, save_release
-from unseg.models.formats.sam import load_sam, load_sam_parts
+from unseg.models.formats.sam import DECODER, fill_surrogate, load_sam, load_sam_parts, save_sam
 from unseg.models.formats.transfer import LoadReport, check_fit, transfer
 from unseg.models.generator import Generator
 from unseg.models.pattern import Pattern
+from unseg.models.surrogate import Surrogate
 from unseg.utils.errors import UserError
 
 __all__ = [
@@ -48,13 +49,18 @@ __all__ = [
     "load_noise",
     "load_sam",
     "load_sam_parts",
+    "load_surrogate",
     "read_mae",
     "resolve_weights",
     "save_mae",
     "save_release",
+    "save_sam",
 ]
 
 CHECKPOINT_FORMAT = "unseg-checkpoint"
+
+BILEVEL, PRETRAINING = "bilevel", "pretrain-sam"
+"""What a checkpoint is of: the game, or a segmenter alone."""
 
 
 def load_noise(
@@ -97,6 +103,23 @@ def load_generator(
     return _generator_of(file, parent).to(device).eval()
 
 
+def load_surrogate(surrogate: Surrogate, path: str | Path) -> LoadReport:
+    """Fill a surrogate: its encoder from a MAE file, or all of it from a whole segmenter.
+
+    The kind is judged by content: a file with a mask decoder is a segmenter, of `save_sam` or
+    Meta's.
+
+    Raises:
+        UserError: the file is unsafe, damaged or does not fit.
+    """
+    file = read_weight_file(path)
+    if file.content.get("format") != MAE_FORMAT:
+        state = state_dict_of(file)
+        if any(name.startswith(DECODER) for name in state):
+            return fill_surrogate(surrogate, state, path)
+    return load_mae(surrogate, path)
+
+
 def _generator_of(file: WeightFile, parent: str | Path | None) -> Generator:
     if file.kind == "safetensors":
         return generator_from_release(file, parent=parent)
@@ -113,6 +136,11 @@ def _generator_of(file: WeightFile, parent: str | Path | None) -> Generator:
 def _generator_from_checkpoint(file: WeightFile) -> Generator:
     """The generator of a training run, weights as of that step."""
     models: Any = file.content.get("models")
+    if file.content.get("kind") == PRETRAINING:
+        raise UserError(
+            f"{file.path}: is a checkpoint of `unseg pretrain-sam`, which trains no generator; "
+            "give the sam.pth of its run to generator.weights, or a generator here"
+        )
     arguments = models.get("generator") if isinstance(models, Mapping) else None
     if not isinstance(arguments, Mapping):
         raise UserError(f"{file.path}: checkpoint without models.generator; {DAMAGED}")

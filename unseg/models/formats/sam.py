@@ -1,16 +1,22 @@
-"""Segment Anything's weights for the generator's frozen part."""
+"""Segment Anything's weights, Meta's or ours: the generator's frozen part, or a surrogate."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
+from unseg.io.files import atomic_write
 from unseg.io.tensors import read_weight_file, state_dict_of
+from unseg.models.encoder import ImageEncoder
 from unseg.models.formats.transfer import LoadReport, transfer
 from unseg.models.generator import Generator
+from unseg.models.surrogate import Surrogate
 from unseg.utils.errors import UserError
+
+DECODER = "mask_decoder."
 
 PART_FILES = {
     "image_encoder": "sam_vit_b_backbone.pth",
@@ -39,6 +45,52 @@ def load_sam(generator: Generator, path: str | Path) -> LoadReport:
         parts = {part: path / name for part, name in PART_FILES.items()}
         return load_sam_parts(generator, **parts)
     return _load(generator, state_dict_of(read_weight_file(path)), path)
+
+
+def save_sam(segmenter: Surrogate, path: str | Path) -> None:
+    """Write a segmenter in the layout of Meta's files, which `load_sam` takes.
+
+    Args:
+        segmenter: built with `sam_layout`.
+        path: file to write.
+    """
+    assert segmenter.mask_decoder.sam_layout
+    state = {name: value.detach().cpu().clone() for name, value in segmenter.state_dict().items()}
+    with atomic_write(path) as file:
+        torch.save(state, file)
+
+
+def fill_surrogate(
+    surrogate: Surrogate, state: Mapping[str, Tensor], source: str | Path
+) -> LoadReport:
+    """Fill a surrogate from a whole segmenter, all that it has a place for.
+
+    Its own decoder has three mask tokens and predicts no IoU; the file's fourth token and IoU head
+    are left out.
+
+    Args:
+        surrogate: of the file's model size, any image size.
+        state: every tensor of the file, by Segment Anything's names.
+        source: the file, for messages and the report.
+
+    Raises:
+        UserError: the file does not fit.
+    """
+    if not isinstance(surrogate.image_encoder, ImageEncoder):
+        raise UserError(
+            f"{source}: holds a segmenter with a ViT and this surrogate is {surrogate.size!r}; "
+            "choose a vit size for the surrogate"
+        )
+    own = surrogate.state_dict()
+    tokens = DECODER + "mask_tokens.weight"
+    last = f"{DECODER}output_hypernetworks_mlps.3."
+    unused = [
+        name for name in state if name not in own and name.startswith((f"{DECODER}iou_", last))
+    ]
+    taken = {name: value for name, value in state.items() if name not in unused}
+    if tokens in taken:
+        taken[tokens] = taken[tokens][: len(own[tokens])]
+    return transfer(surrogate, taken, source=source, resample=True, unused=unused)
 
 
 def load_sam_parts(
