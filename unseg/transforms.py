@@ -11,7 +11,7 @@ from PIL import Image as PilImage
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from unseg.protection.api import load_generator, protect
+from unseg.protection.api import load_generator, load_key, protect
 from unseg.utils.errors import UserError
 
 Prompt = dict[str, np.ndarray]
@@ -35,12 +35,14 @@ class Protect(v2.Transform):
         generator: an embedded generator's name, a weight file, or a generator.
         epsilon: largest change inside, in levels of 0 to 255.
         epsilon_bg: largest change outside.
+        key: a secret on which the noise depends, as `unseg.protect` takes it. It is read once; a
+            pickled transform holds it.
         device: where the generator runs: "cpu", "cuda", "cuda:N" or "auto". Images come back to
             where they were. In workers of a data loader keep "cpu".
 
     Raises:
-        UserError: a sample without an image or with several, an image of another type, or labels
-            that do not fit it.
+        UserError: no key where one is said to be; a sample without an image or with several, an
+            image of another type, or labels that do not fit it.
 
     Example:
         >>> import torch
@@ -61,15 +63,18 @@ class Protect(v2.Transform):
         *,
         epsilon: float = 8,
         epsilon_bg: float = 2,
+        key: Any = None,
         device: str = "cpu",
     ) -> None:
         super().__init__()
         is_named = isinstance(generator, str | Path)
         self.generator = load_generator(generator, device) if is_named else generator
         self.epsilon, self.epsilon_bg = epsilon, epsilon_bg
+        self.key = load_key(key)
 
     def __repr__(self) -> str:
-        return f"Protect(epsilon={self.epsilon:g}, epsilon_bg={self.epsilon_bg:g})"
+        key = "" if self.key is None else f", key={self.key}"
+        return f"Protect(epsilon={self.epsilon:g}, epsilon_bg={self.epsilon_bg:g}{key})"
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         """The labels that say where; of v2's own interface."""
@@ -119,6 +124,7 @@ class Protect(v2.Transform):
             generator=self.generator,
             epsilon=self.epsilon,
             epsilon_bg=self.epsilon_bg,
+            key=self.key,
             **prompt,
         ).image
 

@@ -136,6 +136,12 @@ def test_pictures_of_every_kind_are_marked_protected_and_downloaded(
     )
     assert change[: int(0.2 * height)].max() <= 2
     page.wait_for_selector(".unseg-noise[src^=data]")
+    secret = page.get_by_label("Secret (optional)")
+    assert secret.get_attribute("type") == "password"
+    secret.fill("hunter2")
+    press(page, "Protect this picture")
+    page.locator("#unseg-status").get_by_text("the secret has 7 bytes, at least 16").wait_for()
+    secret.fill("correct horse battery")
     press(page, "Protect all pictures")
     page.get_by_text("profile.png: 120 x 90 pixels, 8-bit colour with colour profile. M").wait_for()
     archive = download(page, "Download all with manifest (zip)", tmp_path)

@@ -6,17 +6,21 @@ import hashlib
 import logging
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from generate_cases import entries_of, make_config, make_image, make_mask, make_set, protect_set
+from torchvision import tv_tensors
 
+import unseg
 from unseg.commands.protect import main as protect_command
 from unseg.io.pictures import Picture
 from unseg.protection.compose import protected_pixels
 from unseg.protection.methods import METHODS, MethodOptions, NoiseKey
 from unseg.protection.plan import method_problems
 from unseg.protection.writing.budget_check import measure
+from unseg.transforms import Protect
 from unseg.utils.errors import ConfigError, UserError
 
 SIZE = (37, 52)
@@ -191,3 +195,42 @@ def test_the_command_for_pictures_takes_a_key(tmp_path, key_file, capsys):
     message = capsys.readouterr().err
     assert "--key: names no file" in message
     assert "none.key" not in message
+
+
+@pytest.mark.parametrize("boxes", [[[2, 3, 9, 12]], [[2, 3, 9, 12], [11, 4, 17, 20]]])
+def test_arrays_and_transforms_have_the_noise_of_files_under_the_same_key(
+    boxes, tmp_path, key_file
+):
+    root, out = make_set(tmp_path / "in", 1), tmp_path / "out"
+    picture = str(root / "images/000.png")
+    call = [picture, "--output", str(out), "--device", "cpu", "--key", str(key_file)]
+    call += ["--generator", "pattern"]  # exact: networks run in the arithmetic of the machine
+    call += [word for box in boxes for word in ("--box", ",".join(map(str, box)))]
+    assert protect_command(call) == 0
+    written, image = (cv2.imread(str(path))[..., ::-1] for path in (out / "000.png", picture))
+    generator = unseg.load_generator("pattern", "cpu")
+    options = {"boxes": boxes, "generator": generator}
+    for key in (SECRET, key_file, str(key_file), NoiseKey(SECRET)):
+        assert (unseg.protect(image, key=key, **options).image == written).all()
+    for key in (OTHER, None):
+        assert (unseg.protect(image, key=key, **options).image != written).any()
+    transform = Protect(generator, key=key_file)
+    corners = torch.tensor(boxes) + torch.tensor([0, 0, 1, 1])  # boxes of torchvision end beside
+    labels = tv_tensors.BoundingBoxes(corners, format="XYXY", canvas_size=image.shape[:2])
+    pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)
+    found, _ = transform(tv_tensors.Image(pixels), labels)
+    assert torch.equal(found, torch.from_numpy(written.copy()).permute(2, 0, 1))
+    assert SECRET.decode() not in repr(transform)
+
+
+def test_what_is_no_key_of_an_array_is_refused_in_one_line():
+    image = np.zeros((8, 8, 3), np.uint8)
+    for key, words in (
+        (b"hunter2", "key: the secret has 7 bytes, at least 16"),
+        ("hunter2hunter2hunter2", "key: names no file"),
+        (7, "key is int; give bytes"),
+    ):
+        with pytest.raises(UserError, match=words) as caught:
+            unseg.protect(image, key=key)
+        assert "hunter2" not in str(caught.value)
+        assert "\n" not in str(caught.value)

@@ -21,6 +21,7 @@ from unseg.page.handlers import Handlers
 from unseg.page.marks import Marks, Stroke
 from unseg.page.protecting import describe_result, downloads
 from unseg.page.session import Limits, Session, Sessions
+from unseg.protection.methods import NoiseKey
 from unseg.protection.writing.check import check_set
 from unseg.utils.errors import UserError
 
@@ -65,13 +66,17 @@ def test_every_kind_of_picture_keeps_its_size_and_kind_and_its_budget(session, p
     assert "of 8 levels inside" in describe_result(upload)
 
 
-def test_the_page_writes_the_bytes_of_the_command(session, pictures, tmp_path):
+@pytest.mark.parametrize("key", [None, NoiseKey(b"0123456789abcdef")])
+def test_the_page_writes_the_bytes_of_the_command(session, pictures, tmp_path, key):
     upload = session.add(pictures["plain.png"])
     upload.marks = BOX
-    protector().protect(session, [upload], **STRENGTH)
+    protector().protect(session, [upload], key=key, **STRENGTH)
     weights = save_generator(tmp_path / "generator.safetensors")
     call = [str(pictures["plain.png"]), "--box", "30,20,70,60", "--device", "cpu"]
     out = tmp_path / "out"
+    if key is not None:
+        (tmp_path / "secret.key").write_bytes(b"0123456789abcdef\n")
+        call += ["--key", str(tmp_path / "secret.key")]
     assert protect_command([*call, "--generator", str(weights), "--output", str(out)]) == 0
     assert upload.output is not None
     assert upload.output.read_bytes() == (out / "plain.png").read_bytes()
@@ -87,11 +92,12 @@ def test_the_page_writes_the_bytes_of_the_command(session, pictures, tmp_path):
         Marks(strokes=(Stroke(9, False, ((30.0, 30.0), (80.0, 60.0))),)),
     ],
 )
-def test_the_live_figure_of_a_small_picture_is_the_one_measured(session, pictures, marks):
+@pytest.mark.parametrize("key", [None, NoiseKey(b"0123456789abcdef")])
+def test_the_live_figure_of_a_small_picture_is_the_one_measured(session, pictures, marks, key):
     upload = session.add(pictures["plain.png"])
     upload.marks = marks
-    psnr, is_estimate = protector().psnr(upload, **STRENGTH)
-    protector().protect(session, [upload], **STRENGTH)
+    psnr, is_estimate = protector().psnr(upload, key=key, **STRENGTH)
+    protector().protect(session, [upload], key=key, **STRENGTH)
     assert upload.entry is not None
     assert not is_estimate
     assert psnr == pytest.approx(upload.entry["psnr"], abs=1e-3)
@@ -247,6 +253,25 @@ def test_marks_that_a_click_on_the_button_overtook_are_protected(tmp_path, pictu
     done = handlers.protect("a", "plain.png", 8, 2, message)
     assert "(15.6 % of the picture)" in done["status"]  # 41 x 41 of 90 x 120
     assert handlers.mark("a", message)["download"]["visible"]
+
+
+def test_the_secret_of_a_window_stays_in_no_file(tmp_path, pictures):
+    handlers = Handlers(Sessions(tmp_path / "page", Limits()), protector(), lambda **change: change)
+    handlers.load("a", [str(pictures["plain.png"])])
+    plain = handlers.protect("a", "plain.png", 8, 2)["compare"]
+    secret = "correct horse battery"
+    assert handlers.protect("a", "plain.png", 8, 2, None, secret)["compare"] != plain
+    assert "dB" in handlers.strength("a", "plain.png", 8, 2, secret)["psnr"]
+    folder = handlers.sessions.of("a").folder
+    for path in (one for one in folder.rglob("*") if one.is_file()):
+        assert secret.encode() not in path.read_bytes(), path
+    for values in (
+        handlers.protect("a", "plain.png", 8, 2, None, "hunter2"),
+        handlers.strength("a", "plain.png", 8, 2, "hunter2"),
+    ):
+        (text,) = values.values()
+        assert "the secret has 7 bytes, at least 16 are needed" in text
+        assert "hunter2" not in text
 
 
 def test_a_name_that_looks_like_markup_is_shown_as_text(tmp_path, pictures):

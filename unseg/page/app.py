@@ -155,6 +155,7 @@ def _wire(gr: Any, page: Any, parts: dict[str, Any], handlers: Handlers) -> None
     turn: dict[str, Any] = {"concurrency_id": "generator", "concurrency_limit": 1}
     hidden: dict[str, Any] = {"show_progress": "hidden"}
     strength = [parts["picture"], parts["epsilon"], parts["epsilon_bg"]]
+    figured = [*strength, parts["secret"]]
     load, select, mark, figure, forget = (
         _of_window(gr, parts, method)
         for method in (
@@ -171,11 +172,11 @@ def _wire(gr: Any, page: Any, parts: dict[str, Any], handlers: Handlers) -> None
         parts["picture"].input(select, parts["picture"], outputs, api_name="select"),
         canvas.input(mark, canvas, outputs, api_name="mark", **last, **hidden, **turn),
     ):
-        event.then(figure, strength, [parts["psnr"]], api_visibility="private", **hidden, **turn)
+        event.then(figure, figured, [parts["psnr"]], api_visibility="private", **hidden, **turn)
     gr.on(
-        [parts["epsilon"].change, parts["epsilon_bg"].change],
+        [parts["epsilon"].change, parts["epsilon_bg"].change, parts["secret"].blur],
         figure,
-        strength,
+        figured,
         [parts["psnr"]],
         api_name="strength",
         **last,
@@ -185,7 +186,7 @@ def _wire(gr: Any, page: Any, parts: dict[str, Any], handlers: Handlers) -> None
     for name, everything in (("protect", False), ("protect_all", True)):
         parts[name].click(
             _protecting(gr, parts, handlers, everything=everything),
-            [*strength, canvas],
+            [*strength, canvas, parts["secret"]],
             outputs,
             api_name=name,
             trigger_mode="once",
@@ -235,6 +236,7 @@ def _protecting(
         epsilon: Any,
         epsilon_bg: Any,
         message: Any,
+        secret: Any,
         request: gr.Request,
         progress: Any = gr.Progress(),  # noqa: B008  (gradio looks for it there)
     ) -> dict[Any, Any]:
@@ -244,6 +246,7 @@ def _protecting(
             epsilon,
             epsilon_bg,
             message,
+            secret,
             everything=everything,
             on_progress=lambda done, total: progress((done, total), unit="pictures"),
         )

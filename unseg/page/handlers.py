@@ -27,6 +27,7 @@ from unseg.page.protecting import (
 from unseg.page.proving import ProofOffer, ProofRun, ProofState, proof_job
 from unseg.page.session import Session, Sessions, Upload
 from unseg.page.words import figure, loaded, progress, status
+from unseg.protection.methods import NoiseKey
 from unseg.protection.writing.manifest import PROTECTED
 from unseg.utils.errors import UserError
 
@@ -115,7 +116,14 @@ class Handlers:
                 **self._results(session, upload),
             }
 
-    def strength(self, window: str, key: str | None, epsilon: float, epsilon_bg: float) -> Values:
+    def strength(
+        self,
+        window: str,
+        key: str | None,
+        epsilon: float,
+        epsilon_bg: float,
+        secret: str | None = None,
+    ) -> Values:
         """What the chosen strength would do to the picture."""
         session = self.sessions.of(window)
         with session.lock:
@@ -127,7 +135,7 @@ class Handlers:
                     other.cached = None  # a window keeps the noise of one picture
             try:
                 psnr, is_estimate = self.protector.psnr(
-                    upload, epsilon=epsilon, epsilon_bg=epsilon_bg
+                    upload, epsilon=epsilon, epsilon_bg=epsilon_bg, key=_noise_key(secret)
                 )
             except UserError as error:
                 return {"psnr": status((), [str(error)])}
@@ -142,13 +150,15 @@ class Handlers:
         epsilon: float,
         epsilon_bg: float,
         message: str | None = None,
+        secret: str | None = None,
         *,
         everything: bool = False,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> Values:
         """Protect the shown picture, or all of the window, and show the result.
 
-        `message` is what `mark` takes: a click on the button can overtake the marks before it.
+        `message` is what `mark` takes: a click on the button can overtake the marks before it. The
+        secret is kept no longer than this takes.
         """
         session = self.sessions.of(window)
         with session.lock:
@@ -166,7 +176,12 @@ class Handlers:
                         on_progress(len(done), len(uploads))
 
                 faults = self.protector.protect(
-                    session, uploads, epsilon=epsilon, epsilon_bg=epsilon_bg, on_entry=report
+                    session,
+                    uploads,
+                    epsilon=epsilon,
+                    epsilon_bg=epsilon_bg,
+                    key=_noise_key(secret),
+                    on_entry=report,
                 )
             except UserError as error:
                 return {"status": status((), [str(error)])}
@@ -296,6 +311,11 @@ class Handlers:
             "proof_status": "",
             "proof_report": self._file(None),
         }
+
+
+def _noise_key(secret: str | None) -> NoiseKey | None:
+    """Of the field's text; the same bytes in a file of `unseg protect --key` are the same key."""
+    return NoiseKey.of(secret.encode(), name="secret") if secret else None
 
 
 def _provable(session: Session) -> list[Upload]:

@@ -27,7 +27,7 @@ from unseg.io.pictures import Picture, read_picture
 from unseg.page.marks import MarkedPictures, Marks, marked_region
 from unseg.page.session import Session, Upload, reduced
 from unseg.protection.compose import protected_pixels
-from unseg.protection.methods import MethodOptions, UnSeg, full_size_noise
+from unseg.protection.methods import MethodOptions, NoiseKey, UnSeg, full_size_noise
 from unseg.protection.noise_maker import NoiseMaker, PromptedImage
 from unseg.protection.reading.item import ModelFrame, SubjectReader
 from unseg.protection.reading.region import Region
@@ -44,7 +44,8 @@ WHAT_IT_DOES_NOT_DO = (
     "It does not stop models that exist already from segmenting the picture, simple textures and "
     "very small objects are protected weakly, and a trainer who has about 20 % clean pictures wins "
     "back most of the loss. Saving the result as JPEG or WebP removes a part of the noise, turning "
-    "it grey may remove all of it, and whoever has this generator and a mask can compute it again."
+    "it grey may remove all of it, and without a secret whoever has this generator and a mask can "
+    "compute it again."
 )
 
 _README = f"""Pictures protected with UnSeg (unlearnable examples for segmentation).
@@ -64,7 +65,8 @@ class Live:
         marks: on which it depends.
         picture: reduced to `VIEW_SIDE`.
         region: (h, w) bool.
-        noise: (1, 3, n, n), CPU.
+        noise: (1, 3, n, n), or (1, 3, h, w) where objects have their own, CPU.
+        union: (1, 3, n, n) of all objects together, which a key takes.
         is_reduced: whether figures are estimates.
     """
 
@@ -72,6 +74,7 @@ class Live:
     picture: Picture
     region: np.ndarray
     noise: Tensor
+    union: Tensor
     is_reduced: bool
 
 
@@ -89,7 +92,7 @@ class Protector:
         self._frame = ModelFrame(image_size=generator.image_size, mask_size=generator.noise_size)
 
     def psnr(
-        self, upload: Upload, *, epsilon: float, epsilon_bg: float
+        self, upload: Upload, *, epsilon: float, epsilon_bg: float, key: NoiseKey | None = None
     ) -> tuple[float | None, bool]:
         """PSNR in dB at a strength (None where nothing changes), and whether it is estimated.
 
@@ -105,10 +108,13 @@ class Protector:
             region=live.region,
             method=UnSeg(
                 MethodOptions(
-                    epsilon=epsilon, epsilon_bg=epsilon_bg, carrier=str(self._maker.carrier)
+                    epsilon=epsilon,
+                    epsilon_bg=epsilon_bg,
+                    carrier=str(self._maker.carrier),
+                    key=key,
                 )
             ),
-            noise=live.noise,
+            noise=live.noise if key is None else live.union,
             device=torch.device("cpu"),
         )
         return measure(live.picture.pixels, pixels, live.region).psnr, live.is_reduced
@@ -120,6 +126,7 @@ class Protector:
         *,
         epsilon: float,
         epsilon_bg: float,
+        key: NoiseKey | None = None,
         on_entry: Callable[[dict[str, Any]], None] | None = None,
     ) -> list[str]:
         """Write the protected files and their manifest entries; returns what failed, a line each.
@@ -129,6 +136,7 @@ class Protector:
             uploads: pictures of it.
             epsilon: largest change inside the region, in 8-bit levels.
             epsilon_bg: largest change outside.
+            key: of the noise; no file holds it.
             on_entry: also called after every picture.
         """
         _check_strength(epsilon, epsilon_bg)
@@ -154,7 +162,9 @@ class Protector:
                 on_entry(entry)
 
         source = MarkedPictures([(upload.item, upload.marks) for upload in uploads])
-        generate(config, source=source, folders=[], generator=self.generator, on_entry=take)
+        generate(
+            config, source=source, folders=[], generator=self.generator, key=key, on_entry=take
+        )
         faults = []
         for upload in uploads:
             entry = entries[upload.key]
@@ -175,7 +185,7 @@ class Protector:
         noises = self._maker.of_one_image(rows)
         small = small_picture(subject.picture)
         region = _small_mask(subject.region, small.size)
-        noise = noises[:1].cpu()
+        noise = union = noises[:1].cpu()
         if subject.instances:
             masks = [torch.from_numpy(_small_mask(m, small.size)) for m in subject.instances]
             noise = full_size_noise(
@@ -186,6 +196,7 @@ class Protector:
             picture=small,
             region=region,
             noise=noise,
+            union=union,
             is_reduced=small.size != subject.picture.size,
         )
 

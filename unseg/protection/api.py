@@ -14,7 +14,7 @@ from unseg.data.prompt_checks import checked_boxes, checked_points
 from unseg.io.pictures import Picture
 from unseg.models.weights import load_noise
 from unseg.protection.compose import protected_pixels
-from unseg.protection.methods import MethodOptions, UnSeg, full_size_noise
+from unseg.protection.methods import MethodOptions, NoiseKey, UnSeg, full_size_noise
 from unseg.protection.noise_maker import NoiseMaker, PromptedImage
 from unseg.protection.reading.prompts import model_prompts, union_box
 from unseg.protection.reading.region import region_from_prompt
@@ -72,6 +72,7 @@ def protect(
     generator: Any = None,
     epsilon: float = 8,
     epsilon_bg: float = 2,
+    key: NoiseKey | bytes | str | Path | None = None,
 ) -> Protected:
     """Protect one image.
 
@@ -89,9 +90,13 @@ def protect(
         generator: from `load_generator`; None loads the default one, every time.
         epsilon: largest change inside the region, in 8-bit levels (times 257 for uint16).
         epsilon_bg: largest change outside.
+        key: a secret on which the noise depends, so that who has the program cannot compute it
+            (docs/METHOD.md, "Keyed noise"): 16 bytes or more; or the name of a file that holds
+            them, or `env:NAME`. The same key and picture give the same noise, that of
+            `unseg protect --key`. Several boxes then are one prompt.
 
     Raises:
-        UserError: a type, size or coordinate that does not fit.
+        UserError: a type, size or coordinate that does not fit; no key where one is said to be.
 
     Example:
         >>> import numpy as np
@@ -126,9 +131,16 @@ def protect(
     )
     generator = load_generator() if generator is None else generator
     device = next(generator.parameters()).device
-    noise = _noise(generator, device, picture, mask, boxes, points, point_labels)
+    secret = load_key(key)
+    prompted = boxes if secret is None or boxes is None else union_box(boxes)[None]
+    noise = _noise(generator, device, picture, mask, prompted, points, point_labels)
     method = UnSeg(
-        MethodOptions(epsilon=epsilon, epsilon_bg=epsilon_bg, carrier=str(generator.noise_carrier))
+        MethodOptions(
+            epsilon=epsilon,
+            epsilon_bg=epsilon_bg,
+            carrier=str(generator.noise_carrier),
+            key=secret,
+        )
     )
     with torch.inference_mode():
         pixels = protected_pixels(
@@ -143,6 +155,21 @@ def protect(
         region=found.mask,
         report={**report, "region_source": found.source, **budget},
     )
+
+
+def load_key(key: NoiseKey | bytes | str | Path | None) -> NoiseKey | None:
+    """The key of `protect`, read once for many pictures.
+
+    Raises:
+        UserError: there is none, or it is too short; the message does not show it.
+    """
+    if key is None or isinstance(key, NoiseKey):
+        return key
+    if isinstance(key, bytes):
+        return NoiseKey.of(key, name="key")
+    if isinstance(key, str | Path):
+        return NoiseKey.read(str(key), name="key")
+    raise UserError(f"key is {type(key).__name__}; give bytes, the name of a file, or env:NAME")
 
 
 def _noise(

@@ -81,6 +81,7 @@ def prepare(
     source: AnnotationSource | None = None,
     folders: Sequence[Path] | None = None,
     generator: Any = None,
+    key: NoiseKey | None = None,
     looks_beside: bool = True,
 ) -> Plan:
     """Everything that can be decided and checked without writing.
@@ -90,6 +91,7 @@ def prepare(
         source: images and labels, where they are not those of `config.data`.
         folders: folders that the output must not lie in; None: those of `config.data`.
         generator: one that is loaded already.
+        key: one that is read already, where it is not that of `config.noise.key`.
         looks_beside: list what lies in the images' folders beside the images too.
 
     Raises:
@@ -104,7 +106,7 @@ def prepare(
     items = _checked_items(config, source, beside, layout, folders)
     device = distributed.pick_device(config.run.device)
     model, generator_sha = _generator(config, generator, device)
-    options = _method_options(config, model)
+    options = _method_options(config, model, key)
     method = METHODS[config.method](options)
     frame = _frame(config, model, options)
     batch_size = config.run.batch_size or default_batch_size(device)
@@ -212,8 +214,10 @@ def _generator(
     return model, sha256_file(path)
 
 
-def _method_options(config: GenerateConfig, model: Any) -> MethodOptions:
+def _method_options(config: GenerateConfig, model: Any, key: NoiseKey | None) -> MethodOptions:
     noise = config.noise
+    if noise.key is not None:
+        key = NoiseKey.read(noise.key)
     return MethodOptions(
         epsilon=noise.epsilon,
         epsilon_bg=noise.epsilon_bg,
@@ -225,7 +229,7 @@ def _method_options(config: GenerateConfig, model: Any) -> MethodOptions:
         psnr=noise.psnr,
         patch=noise.patch,
         classes=noise.classes,
-        key=None if noise.key is None else NoiseKey.read(noise.key),
+        key=key,
     )
 
 

@@ -16,6 +16,7 @@ from unseg.config.generate import GenerateConfig
 from unseg.config.load import to_yaml
 from unseg.data.annotations import AnnotationSource
 from unseg.io.files import atomic_write_bytes, check_writable, remove_temporary
+from unseg.protection.methods import NoiseKey
 from unseg.protection.plan import Plan, notes_on, prepare
 from unseg.protection.settings import environment_of
 from unseg.protection.stream import KEPT, protect_items, record_to
@@ -50,6 +51,7 @@ def generate(
     source: AnnotationSource | None = None,
     folders: Sequence[Path] | None = None,
     generator: Any = None,
+    key: NoiseKey | None = None,
     on_start: Callable[[int], object] | None = None,
     on_entry: Callable[[dict[str, Any]], None] | None = None,
     looks_beside: bool = True,
@@ -61,6 +63,7 @@ def generate(
         source: images and labels, where they are not those of `config.data`.
         folders: folders that the output must not lie in; None: those of `config.data`.
         generator: one that is loaded already.
+        key: one that is read already, where it is not that of `config.noise.key`.
         on_start: called with the number of this rank's images, before the first of them.
         on_entry: also called with every manifest entry of this rank; who takes them shows how far
             the run is, and no bar or line of ours does.
@@ -79,6 +82,7 @@ def generate(
             source=source,
             folders=folders,
             generator=generator,
+            key=key,
             looks_beside=looks_beside,
         )
     )

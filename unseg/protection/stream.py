@@ -257,7 +257,8 @@ def _compose(plan: Plan, one: ImageRead, noise: Tensor | None) -> Any:
         noises = plan.noise_maker.of_one_image(one.noise_rows)
         masks = [torch.from_numpy(m).to(plan.device) for m in subject.instances]
         noise = noises[:1]
-        if plan.method.noise_from == "own" and len(masks) + 1 == len(noises):
+        is_whole = plan.method.options.key is not None  # a key signs the cells of one grid
+        if plan.method.noise_from == "own" and len(masks) + 1 == len(noises) and not is_whole:
             noise = full_size_noise(
                 noises, masks, size=subject.picture.size, enlarge=plan.noise_maker.carrier.enlarge
             )

@@ -35,11 +35,31 @@ class NoiseKey:
         self._secret = secret
 
     @classmethod
-    def read(cls, place: str) -> NoiseKey:
+    def of(cls, secret: bytes, *, name: str = "noise.key") -> NoiseKey:
+        """The key that a secret makes. White space about it does not count.
+
+        Args:
+            secret: at least `MIN_BYTES`.
+            name: what the user calls it, for the message.
+
+        Raises:
+            UserError: it is too short; the message does not show it.
+        """
+        secret = secret.strip()
+        if len(secret) < MIN_BYTES:
+            raise UserError(
+                f"{name}: the secret has {len(secret)} bytes, at least {MIN_BYTES} are needed; "
+                "make one with openssl rand -hex 32"
+            )
+        return cls(secret)
+
+    @classmethod
+    def read(cls, place: str, *, name: str = "noise.key") -> NoiseKey:
         """The key that a file holds, or an environment variable.
 
         Args:
-            place: path of a file, or `env:NAME`. White space about the secret does not count.
+            place: path of a file, or `env:NAME`.
+            name: what the user calls it, for the message.
 
         Raises:
             UserError: nothing is there, or too little; the message does not show the secret.
@@ -47,16 +67,9 @@ class NoiseKey:
         if place.startswith(_ENVIRONMENT):
             found = os.environ.get(place.removeprefix(_ENVIRONMENT))
             if found is None:
-                raise UserError(f"noise.key={place}: there is no such environment variable; set it")
-            secret = os.fsencode(found).strip()
-        else:
-            secret = _content(place).strip()
-        if len(secret) < MIN_BYTES:
-            raise UserError(
-                f"noise.key: the secret has {len(secret)} bytes, at least {MIN_BYTES} are needed; "
-                "make one with openssl rand -hex 32"
-            )
-        return cls(secret)
+                raise UserError(f"{name}={place}: there is no such environment variable; set it")
+            return cls.of(os.fsencode(found), name=name)
+        return cls.of(_content(place, name), name=name)
 
     @property
     def fingerprint(self) -> str:
@@ -101,7 +114,7 @@ class NoiseKey:
         return hmac.digest(self._secret, b"unseg noise key, " + purpose + b": " + content, "sha256")
 
 
-def _content(place: str) -> bytes:
+def _content(place: str, name: str) -> bytes:
     """Of a small file. Messages leave out what stands in its place: it may be the secret itself."""
     try:
         path = Path(place)
@@ -109,7 +122,7 @@ def _content(place: str) -> bytes:
         return path.read_bytes()
     except (OSError, UserError):
         raise UserError(
-            f"noise.key: names no file of at most {MAX_BYTES} bytes that can be read; write a "
+            f"{name}: names no file of at most {MAX_BYTES} bytes that can be read; write a "
             f"secret to a file (openssl rand -hex 32) and name that, or {_ENVIRONMENT}NAME, never "
             "the secret itself"
         ) from None
