@@ -77,6 +77,11 @@ WRONG: dict[str, list[tuple[list[str], dict[str, str], str]]] = {
         (["bands", "nowhere.yaml"], {}, "nowhere.yaml: no such configuration file"),
         (["bands", "configs/generate/folder.yaml", "data.root=nowhere"], {}, "nowhere"),
     ],
+    "hidden_objects.py": [
+        ([], {}, "usage: python scripts/hidden_objects.py CONFIG DATA VICTIM OUT"),
+        (["nowhere.yaml", "humans", "unet", "out"], {}, "nowhere.yaml: no such configuration file"),
+        (["configs/evaluate/sizes_debug.yaml", "nobody", "unet", "out"], {}, "data.nobody"),
+    ],
     "make_pattern.py": [
         ([], {}, "usage: python scripts/make_pattern.py FILE"),
         (["nowhere/pattern.safetensors"], {}, "nowhere"),

@@ -45,16 +45,14 @@ def augment(
     """
     images = _moved(data.images, device)
     draw = torch.rand(share.ranks * len(data), 4, generator=generator)
-    grid = _crop_grid(
-        share.of(draw).to(device), images.shape[-1], crop=crop, scale=scale, flip=flip
-    )
+    grid = crop_grid(share.of(draw).to(device), images.shape[-1], crop=crop, scale=scale, flip=flip)
     pictures = F.grid_sample(images.float() / 255, grid, mode="bilinear", align_corners=False)
     if brightness or contrast:
         draw = torch.rand(2, share.ranks * len(data), 1, 1, 1, generator=generator)
         draw = share.of(draw.transpose(0, 1)).transpose(0, 1)
-        pictures = _relit(pictures, brightness, contrast, draw.to(pictures))
+        pictures = relit(pictures, brightness, contrast, draw.to(pictures))
     if data.segments is None:
-        return pictures, _sample_labels(_moved(data.labels, device), grid)
+        return pictures, sample_labels(_moved(data.labels, device), grid)
     targets = []
     for segments, place in zip(data.segments, grid, strict=True):
         kept = ~segments.is_crowd
@@ -74,7 +72,7 @@ def _moved(pictures: Tensor, device: torch.device) -> Tensor:
     return pictures.to(device, non_blocking=True)
 
 
-def _crop_grid(
+def crop_grid(
     draw: Tensor, side: int, *, crop: int, scale: tuple[float, float], flip: float
 ) -> Tensor:
     """Where each pixel of an augmented batch is read: (B, crop, crop, 2), see `augment`.
@@ -98,7 +96,7 @@ def _crop_grid(
     return F.affine_grid(theta, [batch, 3, crop, crop], align_corners=False)
 
 
-def _relit(pictures: Tensor, brightness: float, contrast: float, draw: Tensor) -> Tensor:
+def relit(pictures: Tensor, brightness: float, contrast: float, draw: Tensor) -> Tensor:
     """Pictures (B, 3, H, W) with another brightness and contrast each, clipped to [0, 1].
 
     Args:
@@ -113,7 +111,7 @@ def _relit(pictures: Tensor, brightness: float, contrast: float, draw: Tensor) -
     return changed.clamp(0, 1)
 
 
-def _sample_labels(labels: Tensor, grid: Tensor) -> Tensor:
+def sample_labels(labels: Tensor, grid: Tensor) -> Tensor:
     """Label maps (B, S, S) uint8 read at a grid, void outside: int64."""
     # Outside reads as zero: labels are shifted so that zero means void.
     shifted = labels[:, None].float()
