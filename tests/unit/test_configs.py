@@ -41,7 +41,8 @@ SIZES_AND_PATHS = {
     "pretrain": r"name|data\..*|size|image_size|decoder_(dim|depth)|steps|batch_size|log_every|"
     r"num_points|drop_at|validate_(every|limit)",
     "evaluate": rf"run_dir|title|num_examples|grid|data\.\w+\.(train|test|synthetic.*)|"
-    rf"methods\.\w+\.(train_root|options\.noise\.grid)|victims\.\w+\.(tiny|width|recipe\.({RECIPE_SIZES}))",
+    rf"methods\.\w+\.(train_root|options\.noise\.grid)|"
+    rf"victims\.\w+\.(tiny|width|recipe\.({RECIPE_SIZES}))",
 }
 SIZES_AND_PATHS["benchmark"] = SIZES_AND_PATHS["evaluate"]
 """What a tiny twin may change. A synthetic data set takes the place of files on the disk."""
