@@ -23,7 +23,11 @@ from page_visitor import drag, load, open_page, press, protect
 from PIL import Image
 from skimage import data
 
+from unseg.commands.demo import prove_pictures
+from unseg.page.proving import ProofOffer
+from unseg.page.strength import first_strength
 from unseg.protection.api import load_generator
+from unseg.victims.grid.prove import COST, FEWEST_PICTURES
 
 CENTRE, HALF_AXES = (0.46, 0.52), (0.31, 0.42)
 """Of the saucer, as parts of the photograph's width and height, less the brush's radius."""
@@ -39,14 +43,18 @@ BRUSH = [
 
 
 def main() -> None:
-    generator = load_generator(sys.argv[1], "cpu")
+    options = {
+        "generator": load_generator(sys.argv[1], "cpu"),
+        "strength": first_strength(sys.argv[1]),
+        "offer": ProofOffer(prove_pictures, fewest=FEWEST_PICTURES, cost=COST),
+    }
     target = Path(sys.argv[2] if len(sys.argv) > 2 else "docs/images")
     target.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as name:
         photograph = Path(name) / "coffee.png"
         Image.fromarray(data.coffee()).save(photograph)
         with (
-            served(Path(name) / "page", generator=generator) as server,
+            served(Path(name) / "page", **options) as server,
             started_browser() as browser,
         ):
             for kind, width in (("wide", 1200), ("narrow", 400)):
@@ -57,7 +65,7 @@ def main() -> None:
                 if kind == "narrow":
                     step = page.locator(".unseg-step", has_text="Mark").last.bounding_box()
                     above = page.evaluate("window.scrollY")
-                    shot = {"x": 0, "y": above + step["y"] - 16, "width": width, "height": 900}
+                    shot = {"x": 0, "y": above + step["y"] - 16, "width": width, "height": 1200}
                 png = page.screenshot(full_page=True, clip=shot or None)
                 _save(png, target / f"page_{kind}.jpg")
                 context.close()

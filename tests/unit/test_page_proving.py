@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -110,7 +112,11 @@ def test_a_second_window_waits_and_both_are_stopped(tmp_path):
     assert next(waiting).text == "Waits for the proof of another window."
     second.stop()
     assert [state.text for state in waiting] == ["The proof was stopped."]
+    next(state for state in states if state.part)
+    os.kill(first._process.pid, signal.SIGINT)  # as Ctrl+C does, which is for the page
+    assert not next(states).is_over
     states.close()  # as gradio does when nobody listens any more
+    assert first._process.exitcode == -signal.SIGKILL
     assert first.is_over
     broken = ProofRun(proof_stub.broken, job, turn)
     fault = list(broken.states())[-1].fault

@@ -285,7 +285,7 @@ class Handlers:
         count, fewest = len(_provable(session)), self.offer.fewest
         note = (
             "Small victims learn from your clean pictures, from the protected ones and from an "
-            "untrained tile, as with `unseg check --prove`. This takes "
+            "untrained tile, as those of unseg check --prove do. This takes "
             f"{self.offer.cost}. You can go on meanwhile."
         )
         here = f"Marked and protected: {count} of the {fewest} pictures that are needed at least."

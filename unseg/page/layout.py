@@ -111,6 +111,7 @@ def _strength_and_results(gr: Any, strength: Strength) -> dict[str, Any]:
         ):
             parts[name] = gr.Slider(low, 32, value=value, step=1, label=label, buttons=[])
     _html(gr, strength.note, "unseg-note")
+    parts["psnr"] = gr.HTML("", padding=False, elem_id="unseg-psnr")
     parts["secret"] = gr.Textbox(
         "",
         type="password",
@@ -118,7 +119,6 @@ def _strength_and_results(gr: Any, strength: Strength) -> dict[str, Any]:
         info="At least 16 characters; without it nobody can compute the noise. Kept in no file.",
         html_attributes=gr.InputHTMLAttributes(autocomplete="off"),
     )
-    parts["psnr"] = gr.HTML("", padding=False, elem_id="unseg-psnr")
     _step(gr, 4, "Protect and download")
     parts["protect"] = gr.Button("Protect this picture", variant="primary", interactive=False)
     parts["protect_all"] = gr.Button("Protect all pictures", visible=False)

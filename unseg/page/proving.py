@@ -13,7 +13,6 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -175,7 +174,7 @@ class ProofRun:
             process = context.Process(
                 target=_child, args=(self._prove, self.job, theirs), name="proof", daemon=True
             )
-            with theirs, _uninterrupted():
+            with theirs:
                 process.start()
             self._process = process
             return ours
@@ -249,18 +248,9 @@ def _under_way(progress: Progress) -> ProofState:
     return ProofState(f"{text}{left}.", part=progress.part)
 
 
-@contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Ctrl+C in a terminal goes to children too; one started here leaves it to the page."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 def _child(prove: Prove, job: ProofJob, connection: Connection) -> None:
     """What the other process does: masks, then the proof; its last message says how it ended."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C goes to all; the page sees to its child
     threading.Thread(target=_end_with_the_page, daemon=True).start()
     os.nice(_NICENESS)
     try:
