@@ -162,10 +162,6 @@ class Carrier:
             fields.append(1 - 2.0 * ((parity[:, None] + parity) % 2))
         return torch.stack(fields)[None]
 
-    def stripes(self, side: int) -> Tensor:
-        """Fields (1, k, side, side) of signs that alternate from column to column of each band."""
-        return self.checks(side)[..., :1, :].expand(-1, -1, side, -1)
-
     def grey(self, noise: Tensor) -> Tensor:
         """What grey pictures carry of noise (B, 3, H, W): (B, 1, H, W).
 

@@ -135,3 +135,15 @@ def test_the_committed_leaderboard_is_what_its_rows_make(tmp_path, repository: P
     assert sum(p.stat().st_size for p in committed.rglob("*") if p.is_file()) < 3_000_000
     for row in read_rows(committed / ROWS):
         assert row.kind == "reported" or row.run is not None
+
+
+def test_the_findings_say_what_their_rows_say(repository: Path):
+    """Each `[0.99][r1]` of docs/BENCHMARK.md is the protection of the row that r1 names."""
+    text = (repository / "docs/BENCHMARK.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\[(r\d+)\]: leaderboard/index\.html#(\S+)$", text, re.M))
+    stated = re.findall(r"\[(-?\d\.\d\d)\]\[(r\d+)\]", text)
+    assert len(stated) >= 10
+    for number, name in stated:
+        path = repository / "docs/leaderboard/rows" / f"{rows[name]}.json"
+        found = json.loads(path.read_text(encoding="utf-8"))["protection"]
+        assert f"{found:z.2f}" == number, rows[name]

@@ -8,7 +8,7 @@ from generate_cases import make_image, make_mask, saturated_generator
 from unseg.io.pictures import Picture
 from unseg.noise import upsample_noise
 from unseg.protection.compose import protected_pixels
-from unseg.protection.methods import METHODS, Canvas, MethodOptions, full_size_noise
+from unseg.protection.methods import METHODS, MethodOptions, full_size_noise
 from unseg.protection.noise_maker import NoiseMaker, PromptedImage, model_frame
 from unseg.protection.reading.prompts import model_prompts
 from unseg.protection.writing.budget_check import fraction_note, limits, measure
@@ -223,16 +223,14 @@ def test_checks_alternate_from_cell_to_cell_of_each_band():
             assert torch.equal(signs[:, y, x], expected)
 
 
-@pytest.mark.parametrize("size", [(24, 48), (48, 24), (48, 48)])
-def test_stripes_have_one_period_across_the_longer_side(size):
-    method = METHODS["stripes"](MethodOptions(grid=12, carrier="opponent, sharp"))
-    noise = method.shared_noise("a", None, size=size, channels=3)
-    along = noise if size[1] >= size[0] else noise.mT
-    signs = torch.arange(48).div(4, rounding_mode="floor") % 2 * -2.0 + 1
-    for colour, sign in enumerate((1, -1, 1)):
-        assert torch.equal(along[0, colour], (sign * signs).expand(min(size), 48))
-    canvas = Canvas("a", torch.full((1, 3, *size), 0.5), torch.ones(1, 1, *size))
-    assert torch.allclose(255 * (method(canvas) - 0.5), 8 * noise, atol=1e-4)
+def test_diagonal_stripes_have_one_width_and_one_direction():
+    method = METHODS["diagonal"](MethodOptions(grid=12, tile=3, carrier="opponent, sharp"))
+    signs = method.signs("a")[0]
+    for y in range(12):
+        for x in range(12):
+            sign = (-1) ** ((x + y) // 3)
+            assert signs[:, y, x].tolist() == [sign, -sign, sign]
+    assert torch.equal(signs, method.signs("b")[0])
 
 
 def test_an_opposing_carrier_leaves_a_grey_picture_all_of_its_budget():

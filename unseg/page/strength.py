@@ -29,13 +29,13 @@ _MEASURED = {
         1,
         "4 and 1 is the weakest that was measured with this pattern: victims that vary sizes lost "
         "95 % of their score on polyps and 94 % on VOC's objects (one seed), but on people and "
-        "horses only 40 % and 24 % even at 8 and 2.",
+        "horses only 22 % and 3 %, and 40 % and 28 % at 8 and 2.",
     ),
     "default": Strength(
         8,
         2,
         "8 and 2 is the weakest that was measured at which victims lost at least 90 % of their "
-        "score on polyps; where they vary sizes they lost 81 %, on people and horses 21 % and 3 %.",
+        "score on polyps; where they vary sizes they lost 85 %, on people and horses 19 % and 3 %.",
     ),
     "robust": Strength(
         8,

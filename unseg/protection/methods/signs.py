@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from unseg.protection.methods.base import Canvas, NoiseSource
@@ -26,19 +27,13 @@ class RandomSign(UnSeg):
     ) -> Tensor | None:
         """The signs, as `UnSeg` has its noise."""
         del noise
-        return super().shared_noise(key, self._turned(key, size), size=size, channels=channels)
+        return super().shared_noise(key, self.signs(key), size=size, channels=channels)
 
     def __call__(self, canvas: Canvas) -> Tensor:
         """`clip(image + budget * signs)`."""
         signs = canvas.noise if canvas.height is not None else None  # that of `shared_noise`
-        if signs is None:
-            signs = self._keyed(canvas.key, self._turned(canvas.key, canvas.size))
+        signs = self._keyed(canvas.key, self.signs(canvas.key)) if signs is None else signs
         return self._compose(canvas, signs.to(canvas.image))
-
-    def _turned(self, key: str, size: tuple[int, int]) -> Tensor:
-        """The signs of a picture of this size; it matters to methods with a direction alone."""
-        del size
-        return self.signs(key)
 
     def signs(self, key: str) -> Tensor:
         """(1, 3, n, n) in [-1, 1]: each band of the carrier with its own signs."""
@@ -94,21 +89,20 @@ class Checks(RandomSign):
         return self.carrier.noise(self.carrier.checks(self.options.grid))
 
 
-class Stripes(RandomSign):
-    """Stripes across the longer side in each band of the carrier, the same in all images.
+class Diagonal(RandomSign):
+    """Stripes along the diagonal, the same in all images and in each band of the carrier.
 
-    Trainers squash pictures to squares, or keep their proportions: the longer side comes to the
-    same length in both cases, so that stripes across it have one period whatever the proportions.
-    The cells of a chequerboard have one shape in one of the two cases alone.
+    All of their energy lies in one direction, where pictures are quieter than along rows and
+    columns; that of a chequerboard is divided between two. `noise.tile` is their width in cells of
+    the grid, measured along a row.
     """
 
-    title = "stripes across the longer side in each band, the same in all images"
+    title = "diagonal stripes, the same in all images"
+    reads: ClassVar[tuple[str, ...]] = ("noise.tile", *RandomSign.reads)
 
     def signs(self, key: str) -> Tensor:
-        """Of a picture that is not taller than wide; the same for every key."""
+        """The same for every key."""
         del key
-        return self.carrier.noise(self.carrier.stripes(self.options.grid))
-
-    def _turned(self, key: str, size: tuple[int, int]) -> Tensor:
-        """Down the picture where it is taller than wide."""
-        return self.signs(key).mT if size[0] > size[1] else self.signs(key)
+        place = torch.arange(self.options.grid)
+        stripe = (place[:, None] + place).div(self.options.tile, rounding_mode="floor") % 2
+        return self.carrier.noise((1 - 2.0 * stripe).expand(1, len(self.carrier.bands), -1, -1))
