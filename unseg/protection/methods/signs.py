@@ -92,9 +92,8 @@ class Checks(RandomSign):
 class Diagonal(RandomSign):
     """Stripes along the diagonal, the same in all images and in each band of the carrier.
 
-    All of their energy lies in one direction, where pictures are quieter than along rows and
-    columns; that of a chequerboard is divided between two. `noise.tile` is their width in cells of
-    the grid, measured along a row.
+    All of their energy lies in one direction; that of a chequerboard is divided between two.
+    `noise.tile` is their width in cells of the grid, measured along a row.
     """
 
     title = "diagonal stripes, the same in all images"
