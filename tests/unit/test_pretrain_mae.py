@@ -15,7 +15,7 @@ import torch
 
 from unseg.commands.pretrain_mae import main
 from unseg.data import Synthetic
-from unseg.engine.pretrain_mae import ImageFolder
+from unseg.engine.pretrain.mae import ImageFolder
 from unseg.models import build_surrogate
 from unseg.models.autoencoder import Autoencoder
 from unseg.models.weights import load_mae

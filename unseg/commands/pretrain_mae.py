@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = config_command(argv, PretrainConfig, prog="unseg pretrain-mae", doc=DOC)
     if config is None:
         return EXIT_DONE
-    from unseg.engine.pretrain_mae import pretrain
+    from unseg.engine.pretrain.mae import pretrain
 
     distributed.init()
     try:

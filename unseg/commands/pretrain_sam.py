@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = config_command(argv, PretrainSamConfig, prog="unseg pretrain-sam", doc=DOC)
     if config is None:
         return EXIT_DONE
-    from unseg.engine.pretrain_sam import pretrain_sam
+    from unseg.engine.pretrain.sam import pretrain_sam
 
     distributed.init()
     try:

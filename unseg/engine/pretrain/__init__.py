@@ -1,0 +1,1 @@
+"""Pre-trainings: masked autoencoding of the encoder, and a promptable segmenter on clean pairs."""
