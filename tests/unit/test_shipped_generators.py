@@ -16,7 +16,7 @@ import unseg
 from unseg.data import Synthetic
 from unseg.degrade import greyscale, jpeg
 from unseg.io.files import sha256_file
-from unseg.io.tensors import read_weight_file
+from unseg.io.weight_files.read import read_weight_file
 from unseg.models.weights import EMBEDDED, embedded_path
 from unseg.types import Prompts
 

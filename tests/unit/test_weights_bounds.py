@@ -18,7 +18,7 @@ from bounded import refusals
 from safetensors.torch import save
 from weight_cases import assert_same_state, copy_of, save_sam, tiny_generator
 
-from unseg.io.tensors import read_weight_file
+from unseg.io.weight_files.read import read_weight_file
 from unseg.models.formats.release import tensors_sha256
 from unseg.models.weights import CHECKPOINT_FORMAT, load_generator, save_release
 from unseg.utils.errors import UserError
@@ -185,7 +185,7 @@ def refused(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, s
     paths = [folder / f"{make.__name__}.pth" for make in CASES]
     for make, path in zip(CASES, paths, strict=True):
         make(path)
-    imports = "from unseg.io.tensors import read_weight_file"
+    imports = "from unseg.io.weight_files.read import read_weight_file"
     found = refusals(imports, "read_weight_file(path)", paths)
     return {p.stem: (p, text) for p, text in zip(paths, found, strict=True)}
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from unseg.io.files import sha256_file
-from unseg.io.tensors import WeightFile, state_dict_of, tensors_of
+from unseg.io.weight_files.read import WeightFile, state_dict_of, tensors_of
 from unseg.models.formats.mae import MAE_FORMAT
 from unseg.models.formats.pattern import pattern_carrier
 from unseg.models.formats.release import release_header

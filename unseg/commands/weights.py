@@ -167,7 +167,7 @@ def _written(screen: Screen, path: Path, how: str = "", **more: Any) -> int:
 
 def _inspect(options: argparse.Namespace, screen: Screen) -> int:
     from unseg.commands._weight_facts import describe
-    from unseg.io.tensors import read_weight_file
+    from unseg.io.weight_files.read import read_weight_file
 
     facts = describe(read_weight_file(resolve_weights(options.path)))
     screen.give(facts)
@@ -187,7 +187,7 @@ def _export(options: argparse.Namespace, screen: Screen) -> int:
     if target.suffix == ".pth" and options.dtype != "float32":
         raise UserError(f"--dtype={options.dtype}: the released layout is float32")
     from unseg.commands._weight_facts import origin
-    from unseg.io.tensors import read_weight_file
+    from unseg.io.weight_files.read import read_weight_file
     from unseg.models.weights import export_official, load_generator, save_release
 
     generator = load_generator(options.source, parent=options.parent)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from unseg.io.files import atomic_copy, atomic_write, remove_temporary, temporary_beside
-from unseg.io.tensors import read_weight_file
+from unseg.io.weight_files.read import read_weight_file
 from unseg.models.weights import CHECKPOINT_FORMAT
 from unseg.utils.errors import UserError
 

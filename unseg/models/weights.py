@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from unseg.io.tensors import (
+from unseg.io.weight_files.read import (
     DAMAGED,
     WeightFile,
     read_weight_file,

@@ -40,8 +40,8 @@ def load_efficientnet_lite0(encoder: nn.Module) -> None:
         UserError: the package is not installed, or its tensors are of another network.
     """
     path = efficientnet_lite0_path()
-    # In torch's layout before 1.6, which no file of a stranger may have (`unseg.io.tensors`); this
-    # one comes with an installed package, whose code one trusts already.
+    # In torch's layout before 1.6, which no file of a stranger may have (`unseg.io.weight_files`);
+    # this one comes with an installed package, whose code one trusts already.
     published = list(torch.load(path, map_location="cpu", weights_only=True).values())
     own = encoder.state_dict()
     # What follows in the file is the classifier.

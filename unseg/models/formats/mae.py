@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from unseg.io.files import atomic_write
-from unseg.io.tensors import WeightFile, read_weight_file, state_dict_of, tensors_of
+from unseg.io.weight_files.read import WeightFile, read_weight_file, state_dict_of, tensors_of
 from unseg.models.encoder import ImageEncoder, resample_pos_embed
 from unseg.models.formats.transfer import ENCODER, LoadReport, transfer
 from unseg.models.surrogate import Surrogate

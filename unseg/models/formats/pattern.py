@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save
 
 from unseg.io.files import atomic_write_bytes
-from unseg.io.tensors import DAMAGED, WeightFile, tensors_of
+from unseg.io.weight_files.read import DAMAGED, WeightFile, tensors_of
 from unseg.models.formats.release import HEADER_KEY
 from unseg.models.pattern import Pattern
 from unseg.noise import Carrier

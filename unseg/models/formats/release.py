@@ -25,7 +25,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from unseg.io.files import atomic_write_bytes, sha256_file
-from unseg.io.tensors import DAMAGED, WeightFile, tensors_of
+from unseg.io.weight_files.read import DAMAGED, WeightFile, tensors_of
 from unseg.models.build import generator_like, outline_like
 from unseg.models.formats.download import PARENT_DIR
 from unseg.models.formats.sam import load_sam

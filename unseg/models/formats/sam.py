@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from unseg.io.files import atomic_write
-from unseg.io.tensors import read_weight_file, state_dict_of
+from unseg.io.weight_files.read import read_weight_file, state_dict_of
 from unseg.models.encoder import ImageEncoder
 from unseg.models.formats.transfer import LoadReport, transfer
 from unseg.models.generator import Generator

@@ -9,7 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from unseg.io.tensors import read_weight_file, state_dict_of
+from unseg.io.weight_files.read import read_weight_file, state_dict_of
 
 SAM_WEIGHTS = {
     "vit_b": "sam_vit_b_01ec64.pth",

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from unseg.io.files import atomic_write_bytes
-from unseg.io.tensors import read_weight_file
+from unseg.io.weight_files.read import read_weight_file
 from unseg.utils import distributed
 from unseg.victims.training.fit import FitState
 

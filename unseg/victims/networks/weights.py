@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unseg.io.tensors import read_weight_file
+from unseg.io.weight_files.read import read_weight_file
 from unseg.utils.errors import UserError
 from unseg.victims.networks.victim import Victim
 

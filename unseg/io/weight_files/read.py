@@ -23,9 +23,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from unseg.io.archive import ProgramError, check_archive
 from unseg.io.files import check_regular
-from unseg.io.unpickling import DamagedError, ForbiddenError
+from unseg.io.weight_files.archive import ProgramError, check_archive
+from unseg.io.weight_files.unpickling import DamagedError, ForbiddenError
 from unseg.utils.errors import UserError
 
 MAX_HEADER_BYTES = 16 << 20

@@ -10,7 +10,7 @@ import struct
 import zipfile
 from pathlib import Path
 
-from unseg.io.unpickling import MAX_PICKLE_BYTES, DamagedError, check_pickle
+from unseg.io.weight_files.unpickling import MAX_PICKLE_BYTES, DamagedError, check_pickle
 
 MAX_DIRECTORY_BYTES = 16 << 20
 """About 150 thousand records."""
