@@ -12,6 +12,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from unseg.protection.api import load_generator, load_key, protect
+from unseg.protection.methods import budget_outside
 from unseg.utils.errors import UserError
 
 Prompt = dict[str, np.ndarray]
@@ -34,7 +35,7 @@ class Protect(v2.Transform):
     Args:
         generator: an embedded generator's name, a weight file, or a generator.
         epsilon: largest change inside, in levels of 0 to 255.
-        epsilon_bg: largest change outside.
+        epsilon_bg: largest change outside; None: 2, or 0 where the generator is a pattern.
         key: a secret on which the noise depends, as `unseg.protect` takes it. It is read once; a
             pickled transform holds it.
         device: where the generator runs: "cpu", "cuda", "cuda:N" or "auto". Images come back to
@@ -62,14 +63,15 @@ class Protect(v2.Transform):
         generator: Any = "default",
         *,
         epsilon: float = 8,
-        epsilon_bg: float = 2,
+        epsilon_bg: float | None = None,
         key: Any = None,
         device: str = "cpu",
     ) -> None:
         super().__init__()
         is_named = isinstance(generator, str | Path)
         self.generator = load_generator(generator, device) if is_named else generator
-        self.epsilon, self.epsilon_bg = epsilon, epsilon_bg
+        self.epsilon = epsilon
+        self.epsilon_bg = budget_outside(epsilon_bg, self.generator, epsilon=epsilon)
         self.key = load_key(key)
 
     def __repr__(self) -> str:

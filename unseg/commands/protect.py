@@ -157,7 +157,9 @@ def _parser() -> argparse.ArgumentParser:
         "--key", metavar="FILE", help="file with a secret, or env:NAME; the noise depends on it"
     )
     parser.add_argument("--epsilon", type=float, default=8, help="budget inside, in grey levels")
-    parser.add_argument("--epsilon-bg", type=float, default=2, help="budget outside")
+    parser.add_argument(
+        "--epsilon-bg", type=float, help="budget outside (default: 2, 0 for a pattern)"
+    )
     parser.add_argument(
         "--format", choices=("png", "same", "jpeg"), default="png", help="jpeg loses protection"
     )

@@ -29,8 +29,9 @@ class NoiseOptionsConfig:
 
     epsilon: float = bounded(8.0, low=0, high=255)
     """Bound inside the region, in 8-bit grey levels; also for 16-bit images (times 257 there)."""
-    epsilon_bg: float = bounded(2.0, low=0, high=255)
-    """Bound outside of the region, in 8-bit grey levels."""
+    epsilon_bg: float | None = bounded(None, low=0, high=255)
+    """Bound outside of the region, in 8-bit grey levels; None: 2 as in the paper, or 0 where a
+    pattern makes the noise, whose contrast marks the object; never above epsilon."""
     grid: int | None = bounded(None, low=1, high=4096)
     """Side of the grid of signs that no generator makes; None: the generator's noise grid."""
     tile: int = bounded(4, low=1, high=4096)
@@ -52,7 +53,7 @@ class NoiseOptionsConfig:
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """What types cannot say."""
-        if self.epsilon_bg > self.epsilon:
+        if self.epsilon_bg is not None and self.epsilon_bg > self.epsilon:
             yield "epsilon_bg", f"must be <= noise.epsilon ({self.epsilon:g})"
 
 

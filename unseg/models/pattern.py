@@ -24,9 +24,12 @@ class Pattern(nn.Module):
         noise_size: n.
         noise_carrier: as given.
         encoder_dtype: without a meaning here, as there is no encoder.
+        epsilon_bg: budget outside of the region where none is given: the pattern marks the object
+            by its contrast, so there is nothing to gain there (docs/METHOD.md, "5. Generation").
     """
 
     encoder_dtype: torch.dtype | None = None
+    epsilon_bg: float = 0
 
     def __init__(self, noise: Tensor, carrier: Carrier) -> None:
         super().__init__()

@@ -14,7 +14,13 @@ from unseg.data.prompt_checks import checked_boxes, checked_points
 from unseg.io.pictures import Picture
 from unseg.models.weights import load_noise
 from unseg.protection.compose import protected_pixels
-from unseg.protection.methods import MethodOptions, NoiseKey, UnSeg, full_size_noise
+from unseg.protection.methods import (
+    MethodOptions,
+    NoiseKey,
+    UnSeg,
+    budget_outside,
+    full_size_noise,
+)
 from unseg.protection.noise_maker import NoiseMaker, PromptedImage
 from unseg.protection.reading.prompts import model_prompts, union_box
 from unseg.protection.reading.region import region_from_prompt
@@ -71,7 +77,7 @@ def protect(
     region: np.ndarray | None = None,
     generator: Any = None,
     epsilon: float = 8,
-    epsilon_bg: float = 2,
+    epsilon_bg: float | None = None,
     key: NoiseKey | bytes | str | Path | None = None,
 ) -> Protected:
     """Protect one image.
@@ -89,7 +95,7 @@ def protect(
         region: (H, W), like `mask`.
         generator: from `load_generator`; None loads the default one, every time.
         epsilon: largest change inside the region, in 8-bit levels (times 257 for uint16).
-        epsilon_bg: largest change outside.
+        epsilon_bg: largest change outside; None: 2, or 0 where the generator is a pattern.
         key: a secret on which the noise depends, so that who has the program cannot compute it
             (docs/METHOD.md, "Keyed noise"): 16 bytes or more; or the name of a file that holds
             them, or `env:NAME`. The same key and picture give the same noise, that of
@@ -110,6 +116,8 @@ def protect(
         (8, 2)
     """
     picture = _as_picture(image)
+    generator = load_generator() if generator is None else generator
+    epsilon_bg = budget_outside(epsilon_bg, generator, epsilon=epsilon)
     if not 0 <= epsilon_bg <= epsilon <= 255:
         raise UserError(
             f"epsilon={epsilon}, epsilon_bg={epsilon_bg}: need 0 <= epsilon_bg <= epsilon <= 255"
@@ -129,7 +137,6 @@ def protect(
         point_coords=points,
         point_labels=point_labels,
     )
-    generator = load_generator() if generator is None else generator
     device = next(generator.parameters()).device
     secret = load_key(key)
     prompted = boxes if secret is None or boxes is None else union_box(boxes)[None]

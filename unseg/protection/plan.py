@@ -18,7 +18,7 @@ from unseg.io.decode import image_size
 from unseg.io.files import free_bytes, sha256_file
 from unseg.models.weights import load_noise, resolve_weights
 from unseg.noise import Carrier
-from unseg.protection.methods import METHODS, Method, MethodOptions, NoiseKey
+from unseg.protection.methods import METHODS, Method, MethodOptions, NoiseKey, budget_outside
 from unseg.protection.noise_maker import NoiseMaker, default_batch_size
 from unseg.protection.reading.item import ModelFrame, SubjectReader
 from unseg.protection.settings import settings_of
@@ -220,7 +220,7 @@ def _method_options(config: GenerateConfig, model: Any, key: NoiseKey | None) ->
         key = NoiseKey.read(noise.key)
     return MethodOptions(
         epsilon=noise.epsilon,
-        epsilon_bg=noise.epsilon_bg,
+        epsilon_bg=budget_outside(noise.epsilon_bg, model, epsilon=noise.epsilon),
         seed=config.run.seed,
         tile=noise.tile,
         grid=noise.grid or int(getattr(model, "noise_size", DEFAULT_GRID)),

@@ -30,8 +30,8 @@ def settings_of(
     values: dict[str, Any] = {
         "method": config.method,
         "generator.sha256": generator_sha,
-        "noise.epsilon": config.noise.epsilon,
-        "noise.epsilon_bg": config.noise.epsilon_bg,
+        "noise.epsilon": method.options.epsilon,
+        "noise.epsilon_bg": method.options.epsilon_bg,
         "run.seed": config.run.seed,
         "output.format": config.output.format,
         "output.layout": config.output.layout,

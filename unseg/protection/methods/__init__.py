@@ -8,7 +8,7 @@ sharding) is the same for all of them, and no other module names one.
 from __future__ import annotations
 
 from unseg.protection.methods.autoregressive import Autoregressive
-from unseg.protection.methods.base import Canvas, Method, MethodOptions, strips
+from unseg.protection.methods.base import Canvas, Method, MethodOptions, budget_outside, strips
 from unseg.protection.methods.class_sign import ClassSign
 from unseg.protection.methods.cuda import Convolutional
 from unseg.protection.methods.jpeg_only import JpegOnly
@@ -24,6 +24,7 @@ __all__ = [
     "MethodOptions",
     "NoiseKey",
     "UnSeg",
+    "budget_outside",
     "full_size_noise",
     "strips",
     "untrained_control",
