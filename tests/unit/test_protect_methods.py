@@ -223,16 +223,6 @@ def test_checks_alternate_from_cell_to_cell_of_each_band():
             assert torch.equal(signs[:, y, x], expected)
 
 
-def test_diagonal_stripes_have_one_width_and_one_direction():
-    method = METHODS["diagonal"](MethodOptions(grid=12, tile=3, carrier="opponent, sharp"))
-    signs = method.signs("a")[0]
-    for y in range(12):
-        for x in range(12):
-            sign = (-1) ** ((x + y) // 3)
-            assert signs[:, y, x].tolist() == [sign, -sign, sign]
-    assert torch.equal(signs, method.signs("b")[0])
-
-
 def test_an_opposing_carrier_leaves_a_grey_picture_all_of_its_budget():
     clean, result, region, _ = protected_by("checks", channels=1, carrier="opponent, sharp")
     change = np.abs(result.astype(int) - clean)[..., 0]

@@ -13,7 +13,7 @@ from unseg.protection.methods.class_sign import ClassSign
 from unseg.protection.methods.cuda import Convolutional
 from unseg.protection.methods.jpeg_only import JpegOnly
 from unseg.protection.methods.noise_key import NoiseKey
-from unseg.protection.methods.signs import Checks, Diagonal, FixedSign, RandomSign, TiledSign
+from unseg.protection.methods.signs import Checks, FixedSign, RandomSign, TiledSign
 from unseg.protection.methods.synper import LinearSeparable
 from unseg.protection.methods.unseg import Flat, Shuffled, UnSeg, full_size_noise
 
@@ -36,7 +36,6 @@ METHODS: dict[str, type[Method]] = {
     "fixed_sign": FixedSign,
     "tiled_sign": TiledSign,
     "checks": Checks,
-    "diagonal": Diagonal,
     "class_sign": ClassSign,
     "flat": Flat,
     "shuffled": Shuffled,

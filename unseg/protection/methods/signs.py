@@ -87,21 +87,3 @@ class Checks(RandomSign):
         """The same for every key."""
         del key
         return self.carrier.noise(self.carrier.checks(self.options.grid))
-
-
-class Diagonal(RandomSign):
-    """Stripes along the diagonal, the same in all images and in each band of the carrier.
-
-    All of their energy lies in one direction; that of a chequerboard is divided between two.
-    `noise.tile` is their width in cells of the grid, measured along a row.
-    """
-
-    title = "diagonal stripes, the same in all images"
-    reads: ClassVar[tuple[str, ...]] = ("noise.tile", *RandomSign.reads)
-
-    def signs(self, key: str) -> Tensor:
-        """The same for every key."""
-        del key
-        place = torch.arange(self.options.grid)
-        stripe = (place[:, None] + place).div(self.options.tile, rounding_mode="floor") % 2
-        return self.carrier.noise((1 - 2.0 * stripe).expand(1, len(self.carrier.bands), -1, -1))
