@@ -18,6 +18,7 @@ from unseg.victims.grid.preflight import check_grid
 from unseg.victims.grid.protected_sets import AGAIN, make_protected, make_protected_by_trainer
 from unseg.victims.grid.run_cell import PictureSets
 from unseg.victims.grid.run_grid import run_grid
+from unseg.victims.report.aggregate import changes
 
 
 def test_clean_pictures_have_no_noise_to_regenerate_and_alternatives_are_cells(
@@ -110,6 +111,7 @@ def test_a_trainer_without_the_key_computes_other_noise(
     )  # fmt: skip
     noise, left = plain - clean, removed - clean
     assert (noise * left).sum() / noise.square().sum() > 0.9
+    assert [change.linf for change in changes(config)] == [8]
     by_trainer = make_protected_by_trainer(config, folders, cell)
     files = [sorted(p.glob("**/*.png")) for p in (folders.protected(cell) / "train", by_trainer)]
     assert len(files[0]) == len(files[1]) == 6

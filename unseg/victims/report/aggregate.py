@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from unseg.config.evaluate import CLEAN, FOLDER, EvaluateConfig
@@ -272,6 +272,7 @@ def changes(config: EvaluateConfig) -> list[Change]:
     """How each method changed each data set, as measured on the written files."""
     folders = GridFolders(config, is_recorded=True)
     found: dict[tuple[str, str, float, float], Change] = {}
+    names = {known.name for known in fields(Change)}
     for cell in expand(config):
         place = (cell.data, cell.method, cell.epsilon, cell.epsilon_bg)
         if cell.method == CLEAN or place in found:
@@ -281,5 +282,6 @@ def changes(config: EvaluateConfig) -> list[Change]:
         else:
             figures = read_json(folders.protected(cell) / "train.json")
         if figures is not None:
-            found[place] = Change(*place, **figures)
+            # Beside the figures a file may say which key it was made with.
+            found[place] = Change(*place, **{k: v for k, v in figures.items() if k in names})
     return list(found.values())
