@@ -25,7 +25,8 @@ from unseg.noise import Carrier, compose
 from unseg.utils.errors import UserError
 from unseg.victims.data.visibility import visibility
 
-BUDGETS = ((8, 2), (4, 1), (2, 0.5))
+BUDGETS = ((8, 2), (8, 0), (4, 1), (4, 0), (2, 0.5), (2, 0))
+SHEET_BUDGETS = ((8, 0), (4, 0), (2, 0))
 CHECKS = (
     "64 opponent, sharp",
     "32 opponent, sharp",
@@ -98,7 +99,7 @@ def sheet(methods: dict[str, Protect]) -> np.ndarray:
     """(H, W, 3) uint8: a row a budget, a column a method, each detail four times as large."""
     photo, mask = photographs()[0]
     rows = []
-    for budget in BUDGETS:
+    for budget in SHEET_BUDGETS:
         pictures = [photo, *(protect(photo, mask, budget) for protect in methods.values())]
         rows.append(np.concatenate([picture[DETAIL] for picture in pictures], axis=1))
     return np.concatenate(rows, axis=0).repeat(4, axis=0).repeat(4, axis=1)
