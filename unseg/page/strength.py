@@ -26,10 +26,10 @@ UNMEASURED = Strength(8, 2, "What this generator protects was not measured: prov
 _MEASURED = {
     "pattern": Strength(
         4,
-        1,
-        "4 and 1 is the weakest that was measured with this pattern: victims that vary sizes lost "
-        "95 % of their score on polyps and 94 % on VOC's objects (one seed), but on people and "
-        "horses only 22 % and 3 %, and 40 % and 28 % at 8 and 2.",
+        0,
+        "4 and 0 is the weakest that was measured with this pattern: victims that vary sizes lost "
+        "93 % of their score on polyps and 92 % on VOC's objects (one seed), but on people and "
+        "horses only 41 % and 6 %, and 70 % and 35 % at 8 and 0.",
     ),
     "default": Strength(
         8,
