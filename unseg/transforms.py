@@ -71,7 +71,7 @@ class Protect(v2.Transform):
         is_named = isinstance(generator, str | Path)
         self.generator = load_generator(generator, device) if is_named else generator
         self.epsilon = epsilon
-        self.epsilon_bg = budget_outside(epsilon_bg, self.generator, epsilon=epsilon)
+        self.epsilon_bg = budget_outside(epsilon_bg, self.generator)
         self.key = load_key(key)
 
     def __repr__(self) -> str:

@@ -160,7 +160,7 @@ def test_print_config_and_dry_run_write_nothing(tmp_path, weights, capsys, monke
         f"output: {{dir: {tmp_path}/out}}\ngenerator: {{path: {weights}}}\n"
     )
     assert main(["generate", str(config), "--print-config"]) == 0
-    assert "epsilon_bg: 2.0" in capsys.readouterr().out
+    assert "epsilon_bg: null" in capsys.readouterr().out
     assert main(["generate", str(config), "--dry-run"]) == 0
     assert "would be written  2" in capsys.readouterr().out
     assert not (tmp_path / "out").exists()

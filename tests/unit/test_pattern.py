@@ -86,9 +86,11 @@ def test_outside_it_changes_nothing_unless_told_to():
     assert (
         unseg.protect(image, mask=mask, generator=pattern, epsilon_bg=2).report["epsilon_bg"] == 2
     )
-    # A network's own bound is the paper's, and never above the one inside.
+    assert unseg.protect(image, mask=mask, generator=pattern, epsilon=1).report["epsilon_bg"] == 0
+    # A network's own bound is the paper's, and so may be above the one inside.
     assert unseg.protect(image, mask=mask).report["epsilon_bg"] == 2
-    assert unseg.protect(image, mask=mask, epsilon=1).report["epsilon_bg"] == 1
+    with pytest.raises(UserError, match=r"epsilon_bg=2: need 0 <= epsilon_bg <= epsilon"):
+        unseg.protect(image, mask=mask, epsilon=1)
 
 
 def test_a_pattern_is_no_network_and_says_so(tmp_path, capsys):

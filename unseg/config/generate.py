@@ -31,7 +31,7 @@ class NoiseOptionsConfig:
     """Bound inside the region, in 8-bit grey levels; also for 16-bit images (times 257 there)."""
     epsilon_bg: float | None = bounded(None, low=0, high=255)
     """Bound outside of the region, in 8-bit grey levels; None: 2 as in the paper, or 0 where a
-    pattern makes the noise, whose contrast marks the object; never above epsilon."""
+    pattern makes the noise, whose contrast marks the object."""
     grid: int | None = bounded(None, low=1, high=4096)
     """Side of the grid of signs that no generator makes; None: the generator's noise grid."""
     tile: int = bounded(4, low=1, high=4096)

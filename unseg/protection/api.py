@@ -117,7 +117,7 @@ def protect(
     """
     picture = _as_picture(image)
     generator = load_generator() if generator is None else generator
-    epsilon_bg = budget_outside(epsilon_bg, generator, epsilon=epsilon)
+    epsilon_bg = budget_outside(epsilon_bg, generator)
     if not 0 <= epsilon_bg <= epsilon <= 255:
         raise UserError(
             f"epsilon={epsilon}, epsilon_bg={epsilon_bg}: need 0 <= epsilon_bg <= epsilon <= 255"

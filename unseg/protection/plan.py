@@ -218,9 +218,15 @@ def _method_options(config: GenerateConfig, model: Any, key: NoiseKey | None) ->
     noise = config.noise
     if noise.key is not None:
         key = NoiseKey.read(noise.key)
+    epsilon_bg = budget_outside(noise.epsilon_bg, model)
+    if epsilon_bg > noise.epsilon:  # one that is given was checked with the rest
+        raise UserError(
+            f"noise.epsilon_bg: is {epsilon_bg:g} where none is given, above noise.epsilon "
+            f"({noise.epsilon:g}); set noise.epsilon_bg"
+        )
     return MethodOptions(
         epsilon=noise.epsilon,
-        epsilon_bg=budget_outside(noise.epsilon_bg, model, epsilon=noise.epsilon),
+        epsilon_bg=epsilon_bg,
         seed=config.run.seed,
         tile=noise.tile,
         grid=noise.grid or int(getattr(model, "noise_size", DEFAULT_GRID)),

@@ -93,13 +93,13 @@ class MethodOptions:
     key: NoiseKey | None = None
 
 
-def budget_outside(given: float | None, model: Any, *, epsilon: float) -> float:
-    """The bound outside of the region: what is given, else the model's own, at most `epsilon`.
+def budget_outside(given: float | None, model: Any) -> float:
+    """The bound outside of the region: what is given, else the model's own.
 
     A `Pattern` has one; for all else it is the paper's, 2.
     """
     own: float = getattr(model, "epsilon_bg", MethodOptions.epsilon_bg)
-    return min(own, epsilon) if given is None else given
+    return own if given is None else given
 
 
 class Method(ABC):
