@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
 import cv2
 import numpy as np
+
+from unseg.cli import COMMANDS
 
 TORCHS_COMPILER = {"torch._dynamo", "torch._inductor", "torch.fx.experimental.symbolic_shapes"}
 NOT_FOR_PROTECTING = TORCHS_COMPILER | {
@@ -43,8 +46,23 @@ def test_protecting_a_picture_imports_torch_and_little_else(tmp_path):
 
 
 def test_what_lists_and_helps_imports_no_torch():
-    for call in (["weights", "list"], ["weights", "--help"], ["protect", "--help"]):
-        assert "torch" not in imported(*call), call
+    helps = (["weights", "list"], *([name, "--help"] for name in COMMANDS))
+    code = (
+        "import json, sys; from unseg.cli import main\n"
+        "for call in json.loads(sys.argv[1]):\n"
+        "    assert main(call) == 0 and 'torch' not in sys.modules, call"
+    )
+    subprocess.run([sys.executable, "-c", code, json.dumps(helps)], check=True, capture_output=True)
+
+
+def test_a_wrong_configuration_is_reported_without_torch(tmp_path):
+    code = (
+        "import sys; from unseg.cli import main\n"
+        "for name in ('train', 'generate', 'evaluate', 'pretrain-mae', 'pretrain-sam'):\n"
+        "    assert main([name, sys.argv[1]]) == 2 and 'torch' not in sys.modules, name"
+    )
+    wrong = str(tmp_path / "nowhere.yaml")
+    subprocess.run([sys.executable, "-c", code, wrong], check=True, capture_output=True)
 
 
 def test_checking_a_folder_imports_no_torch(tmp_path):

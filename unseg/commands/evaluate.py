@@ -24,7 +24,6 @@ from pathlib import Path
 
 from unseg.commands._run import EXIT_DONE, EXIT_SOME_FAILED, config_command, user_errors
 from unseg.config.evaluate import EvaluateConfig
-from unseg.utils import distributed
 from unseg.utils.logging import setup_logging
 from unseg.utils.provenance import provenance
 
@@ -41,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = config_command(argv, EvaluateConfig, prog="unseg evaluate", doc=__doc__)
     if config is None:
         return EXIT_DONE
+    from unseg.utils import distributed
     from unseg.victims.grid.preflight import check_grid, plan_lines
     from unseg.victims.grid.run_grid import run_grid
     from unseg.victims.report.entries import check_cards

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from unseg.commands._run import EXIT_DONE, EXIT_SOME_FAILED, config_command, user_errors
 from unseg.config.generate import GenerateConfig
-from unseg.utils import distributed
 from unseg.utils.logging import setup_logging
 
 DOC = """Protect a data set with a frozen generator, or with a control.
@@ -32,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_DONE
     from unseg.protection.run import generate
     from unseg.protection.stream import StoppedError
+    from unseg.utils import distributed
 
     distributed.init()
     try:

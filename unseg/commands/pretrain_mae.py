@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from unseg.commands._run import EXIT_DONE, EXIT_INTERRUPTED, config_command, user_errors
 from unseg.config.pretrain import PretrainConfig
-from unseg.utils import distributed
 
 DOC = """Pre-train an encoder for the surrogate on any folder of images, without labels.
 
@@ -25,6 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if config is None:
         return EXIT_DONE
     from unseg.engine.pretrain.mae import pretrain
+    from unseg.utils import distributed
 
     distributed.init()
     try:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from unseg.commands._run import EXIT_DONE, EXIT_INTERRUPTED, config_command, user_errors
 from unseg.config.pretrain import PretrainSamConfig
-from unseg.utils import distributed
 
 DOC = """Train a promptable segmenter on clean pairs: a frozen part for small generators.
 
@@ -26,6 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if config is None:
         return EXIT_DONE
     from unseg.engine.pretrain.sam import pretrain_sam
+    from unseg.utils import distributed
 
     distributed.init()
     try:

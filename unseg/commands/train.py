@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from unseg.commands._run import EXIT_DONE, EXIT_INTERRUPTED, config_command, user_errors
 from unseg.config.train import TrainConfig
-from unseg.utils import distributed
 
 DOC = """Train a noise generator and its surrogate, or continue to.
 
@@ -26,6 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if config is None:
         return EXIT_DONE
     from unseg.engine.run import train
+    from unseg.utils import distributed
 
     distributed.init()
     try:
