@@ -55,4 +55,4 @@ def real_data() -> Path:
         pytest.skip("UNSEG_DATA is not set: no real data on this machine")
     if not Path(folder).is_dir():
         pytest.fail(f"UNSEG_DATA={folder}: no such folder")
-    return Path(folder)
+    return Path(folder).resolve()  # some tests change the folder they run in

@@ -175,7 +175,7 @@ def test_a_damaged_picture_is_named_in_one_line(tmp_path: Path, workers: int) ->
 def test_the_peak_memory_of_a_cell_does_not_grow_with_its_set(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    # Held whole, 700 pictures would take 150 MiB more than 100 do.
-    assert evaluation_memory.main(["100", "700", "--cache-mib", "2"]) == 0
+    # Held whole, 500 pictures would take 100 MiB more than 100 do.
+    assert evaluation_memory.main(["100", "500", "--cache-mib", "2"]) == 0
     *_, last = capsys.readouterr().out.splitlines()
     assert float(last.rpartition(" ")[2]) < 1.1
