@@ -259,5 +259,5 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    torch.set_grad_enabled(False)
-    sys.exit(main(sys.argv[1:]))
+    with torch.no_grad():
+        sys.exit(main(sys.argv[1:]))

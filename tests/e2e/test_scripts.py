@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = sorted(p for p in (ROOT / "scripts").iterdir() if p.suffix in (".sh", ".py"))
@@ -165,6 +166,7 @@ def run(checkout, monkeypatch, capfd):
         monkeypatch.setattr(sys, "argv", [f"scripts/{path.name}", *arguments])
         with pytest.raises(SystemExit) as stop:
             runpy.run_path(f"scripts/{path.name}", run_name="__main__")
+        assert torch.is_grad_enabled(), "a script changes what the rest of this process does"
         return Done(stop.value.code, *capfd.readouterr())
 
     return call
