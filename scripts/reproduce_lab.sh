@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The headline rows from scratch: train the two small generators that are shipped, then victims on
-# what they and `pattern` protect, next to signs drawn at random. CPU or GPU; about 2 hours on 2 CPU
-# cores.
+# what they and `pattern` protect, next to signs drawn at random. CPU or GPU; about 3 hours of one CPU
+# core; a second call beside the first shares the victims.
 #
 #   bash scripts/reproduce_lab.sh DIR
 #
